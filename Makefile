@@ -1,0 +1,126 @@
+# Everything starts here; `make` alone prints the help. Each target does its own set-up.
+
+PAPERS   := $(foreach paper,mobilenetv3 stdcseg monodepth2 gupnet deformable_detr,$(if $(wildcard $(paper)/train.py),$(paper)))
+PYTHON   ?= $(shell command -v python3.11 || echo python3)
+PIP_ARGS ?=
+EXTRAS   ?= align,export,dev
+VENV     := .venv
+RUN      := $(abspath $(VENV))/bin/python
+
+# Variables of the targets; empty ones fall back to the paper's mini data set and the weights trained on it.
+DATA    ?=
+WEIGHTS ?=
+IMAGES  ?=
+OUT     ?=
+ARGS    ?=
+GPUS    ?=
+CPUS    ?=
+GOLDEN  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup align train evaluate demo export benchmark data test test-shared lint clean
+
+help:
+	@echo "make align              the seven alignment stages of every paper, on mini data drawn here (the main job)"
+	@echo "make test               every test, and ruff"
+	@echo "make train|evaluate|demo|export|benchmark|data      the same for every paper in turn"
+	@echo
+	@echo "make TARGET-PAPER, with PAPER one of: $(PAPERS)"
+	@echo "  data-PAPER            draw the mini data set"
+	@echo "  align-PAPER           compare with torch, stage by stage"
+	@echo "  train-PAPER           train (on mini data unless DATA is given)"
+	@echo "  evaluate-PAPER        the paper's metric"
+	@echo "  demo-PAPER            pictures in, pictures out"
+	@echo "  export-PAPER          Paddle Inference and ONNX"
+	@echo "  benchmark-PAPER       speed and memory beside torch"
+	@echo "  test-PAPER            its tests"
+	@echo "make setup              the environment in $(VENV); rebuilt only when pyproject.toml changes"
+	@echo "make lint | clean       ruff alone | remove what was made (not $(VENV))"
+	@echo
+	@echo "Variables: DATA=folder  WEIGHTS=file or checkpoint folder  IMAGES=picture or folder  OUT=output folder"
+	@echo "           ARGS='further options of the script'  GPUS=0,1 (training)  CPUS=2 (training, processes)"
+	@echo "           GOLDEN=folder with the full golden files (test)  PYTHON=$(PYTHON)  PIP_ARGS='options of pip'"
+
+# ------------------------------------------------------------------------------------------------------------- set-up
+
+STAMP := $(VENV)/.ready
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[$(EXTRAS)]'
+	touch $@
+
+# ---------------------------------------------------------------------------------------------------- targets by paper
+
+# How `make train-PAPER` trains on the mini data; the same options stand in each README.
+MINI_mobilenetv3 := --num_classes 10
+
+# $(call option,--name,value): nothing when the value is empty
+option = $(if $(2),$(1) '$(2)')
+# several processes: GPUS=0,1, or CPUS=2 on the CPU
+LAUNCH = $(if $(GPUS),-m paddle.distributed.launch --devices $(GPUS),$(if $(CPUS),-m paddle.distributed.launch --nproc_per_node $(CPUS)))
+
+define PAPER_TARGETS
+.PHONY: data-$(1) align-$(1) train-$(1) evaluate-$(1) demo-$(1) export-$(1) benchmark-$(1) test-$(1)
+
+data-$(1): $(STAMP)
+	$(RUN) $(1)/datasets/mini.py $$(call option,--output_dir,$$(OUT)) $$(ARGS)
+
+align-$(1): $(STAMP)
+	$(RUN) $(1)/align.py $$(call option,--data_path,$$(DATA)) $$(call option,--weights,$$(WEIGHTS)) \
+	    $$(call option,--output_dir,$$(OUT)) $$(ARGS)
+
+train-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json)
+	$(RUN) $$(LAUNCH) $(1)/train.py --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_$(1))) \
+	    --output_dir '$$(or $$(OUT),$(1)/output/$$(if $$(DATA),train,mini))' $$(if $$(GPUS),--device gpu) $$(ARGS)
+
+evaluate-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
+	$(RUN) $(1)/evaluate.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
+	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(call option,--output,$$(OUT)) $$(ARGS)
+
+demo-$(1): $(STAMP) $$(if $$(IMAGES),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
+	$(RUN) $(1)/demo.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
+	    --image_path '$$(or $$(IMAGES),$$(MINI_IMAGES_$(1)))' --output_dir '$$(or $$(OUT),$(1)/output/demo)' $$(ARGS)
+
+export-$(1): $(STAMP) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
+	$(RUN) $(1)/export.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
+	    --output_dir '$$(or $$(OUT),$(1)/output/export)' $$(ARGS)
+
+benchmark-$(1): $(STAMP)
+	$(RUN) $(1)/benchmark.py $$(ARGS)
+
+test-$(1): $(STAMP)
+	$(TESTS) $(1)/tests
+
+$(1)/data/mini/mini.json: | $(STAMP)
+	$(RUN) $(1)/datasets/mini.py
+
+$(1)/output/mini/best/state.json: | $(STAMP)
+	$(MAKE) train-$(1) DATA= OUT= ARGS= WEIGHTS=
+endef
+$(foreach paper,$(PAPERS),$(eval $(call PAPER_TARGETS,$(paper))))
+
+MINI_IMAGES_mobilenetv3 := mobilenetv3/data/mini/val/mug
+
+# --------------------------------------------------------------------------------------------------------- all papers
+
+align train evaluate demo export benchmark data: %: $(STAMP)
+	@$(foreach paper,$(PAPERS),echo "== $@-$(paper)" && $(MAKE) --no-print-directory $@-$(paper) &&) true
+
+# -------------------------------------------------------------------------------------------------------------- tests
+
+# Each folder has modules of the same names: one pytest a folder. One thread a process: the figures do not depend on it.
+TESTS = OMP_NUM_THREADS=1 $(if $(GOLDEN),GOLDEN='$(abspath $(GOLDEN))') $(RUN) -m pytest -n auto
+
+test: lint test-shared $(addprefix test-,$(PAPERS))
+
+test-shared: $(STAMP)
+	$(TESTS) shared/tests
+
+lint: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+clean:
+	rm -rf build $(foreach paper,$(PAPERS),$(paper)/data $(paper)/output $(paper)/result)

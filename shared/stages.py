@@ -1,0 +1,281 @@
+"""The runner behind every align.py: options, one process a side, diff, logs, table, exit status.
+
+A paper's folder says what it compares, by convention:
+
+- `alignment.STAGES`, a sequence of `Stage`: names, tolerances, in order;
+- `alignment.add_options(parser)`: what shapes the network or names the data in that paper;
+- `alignment.torch_side` and `alignment.paddle_side`: modules with one function a stage, `stage(context) -> Record`
+  (a mapping of arrays will do); `torch_side.prepare(context)` runs before both and makes what they read.
+
+Each side runs in a process of its own and leaves a record; only the records are compared. So official code with
+clashing module names can be the torch side too.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shared import InputError
+from shared.diff import Diff, Tolerances, compare
+from shared.measure import environment, text_table
+from shared.record import Record
+from shared.weights import atomic_write_text
+
+DTYPES = ("float32", "float64")
+SIDES = ("paddle", "torch")
+ANY_DTYPE = "any"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One question of the alignment.
+
+    `tolerance(dtype)` gives the bounds of that stage's names. A stage with `per_dtype` False (its answer has nothing to
+    do with floating point) runs once. `plot(paddle, torch, output_dir)` may draw the two records.
+    """
+
+    name: str
+    tolerance: Callable[[str], Tolerances]
+    per_dtype: bool = True
+    plot: Callable[[Mapping, Mapping, Path], None] | None = None
+
+    def dtypes(self, asked: Sequence[str]) -> Sequence[str]:
+        return asked if self.per_dtype else (ANY_DTYPE,)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's function is told: the dtype to compute in, where to read and write, and all options."""
+
+    dtype: str
+    output_dir: Path
+    options: argparse.Namespace
+
+
+@dataclass
+class Result:
+    """The verdict on one stage in one dtype; `seconds` by side."""
+
+    stage: str
+    dtype: str
+    diff: Diff
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict:
+        worst = self.diff.worst
+        return {
+            "stage": self.stage,
+            "dtype": self.dtype,
+            "passed": self.diff.passed,
+            "tensors": len(self.diff.tensors),
+            "failures": [tensor.name for tensor in self.diff.failures],
+            "worst": worst.as_dict() | {"tolerance": str(worst.tolerance)} if worst else None,
+            "seconds": self.seconds,
+        }
+
+
+def build_parser(folder: Path, stages: Sequence[Stage], description: str) -> argparse.ArgumentParser:
+    """The options that every align.py has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    names = [stage.name for stage in stages]
+    parser.add_argument("--stage", nargs="+", choices=names, default=names, help="which stages to run")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="in which precision")
+    parser.add_argument("--reference", metavar="DIR", help="a checkout of the official repository as the torch side")
+    parser.add_argument("--weights", metavar="W", help="official checkpoint to align on, instead of drawn weights")
+    parser.add_argument("--output_dir", metavar="O", default=str(folder / "result"), help="records, logs, align.json")
+    parser.add_argument("--side", choices=("prepare", *SIDES), help=argparse.SUPPRESS)
+    return parser
+
+
+def main(folder: Path, description: str, argv: Sequence[str] | None = None) -> int:
+    """Run the stages of the paper in `folder`, whose `alignment` package must be importable.
+
+    Returns 0 when all passed, 1 when a stage differs or a side crashed; InputError for bad input.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    alignment = importlib.import_module("alignment")
+    parser = build_parser(folder, alignment.STAGES, description)
+    alignment.add_options(parser)
+    options = parser.parse_args(argv)
+    stages = [stage for stage in alignment.STAGES if stage.name in options.stage]
+    if options.side:
+        return _run_side(options.side, stages, options)
+    if options.reference:
+        if not (folder / "reference" / "official.py").is_file():
+            raise InputError(
+                f"--reference: {folder.name} has no adapter for an official checkout; its torch twin serves"
+            )
+        if not Path(options.reference).is_dir():
+            raise InputError(
+                f"--reference {options.reference}: no such folder; give a checkout of the official repository"
+            )
+    output_dir = Path(options.output_dir)
+    seconds = _run_processes(folder, stages, options, argv)
+    if seconds is None:
+        return 1
+    results = _judge(stages, options.dtype, output_dir, seconds)
+    passed = all(result.diff.passed for result in results)
+    report = {
+        "paper": folder.name,
+        "passed": passed,
+        "stages": [result.as_dict() for result in results],
+        "environment": environment(),
+    }
+    atomic_write_text(output_dir / "align.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    print(table(results))
+    return 0 if passed else 1
+
+
+def table(results: Sequence[Result]) -> str:
+    """One line a stage and dtype: verdict, number of tensors, the figure that comes nearest to its bound."""
+    rows = []
+    for result in results:
+        worst = result.diff.worst
+        rows.append(
+            (
+                "pass" if result.diff.passed else "FAIL",
+                result.stage,
+                result.dtype,
+                len(result.diff.tensors),
+                worst.relative if worst else float("nan"),
+                worst.max_abs if worst else float("nan"),
+                result.seconds.get("paddle", float("nan")),
+                result.seconds.get("torch", float("nan")),
+                (worst.name if worst.passed else f"{worst.name}: {worst.reason}") if worst else "nothing to compare",
+            )
+        )
+    header = ("", "stage", "dtype", "tensors", "relative", "max", "paddle s", "torch s", "nearest to its bound")
+    failed = sum(not result.diff.passed for result in results)
+    summary = f"{failed} of {len(rows)} FAILED" if failed else f"all {len(rows)} passed"
+    return f"{text_table(header, rows)}\n{summary}"
+
+
+# ---------------------------------------------------------------------------------------------- inside a side's process
+
+
+def _run_side(side: str, stages: Sequence[Stage], options: argparse.Namespace) -> int:
+    """Compute this side's records; a line on stdout after each stage tells the parent."""
+    module = importlib.import_module("alignment.torch_side" if side == "prepare" else f"alignment.{side}_side")
+    output_dir = Path(options.output_dir)
+    if side == "prepare":
+        module.prepare(Context(DTYPES[0], output_dir, options))
+        return 0
+    for stage in stages:
+        whole = Record()
+        for dtype in stage.dtypes(options.dtype):
+            began = time.perf_counter()
+            context = Context(DTYPES[0] if dtype == ANY_DTYPE else dtype, output_dir, options)
+            for name, value in Record(getattr(module, stage.name)(context)).items():
+                whole.add(f"{dtype}/{name}", value)
+            print(f"done {stage.name} {dtype} {time.perf_counter() - began:.3f}", flush=True)
+        whole.save(output_dir / f"{stage.name}_{side}.npz")
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------- in the parent
+
+
+def _run_processes(
+    folder: Path, stages: Sequence[Stage], options: argparse.Namespace, argv: Sequence[str]
+) -> dict | None:
+    """Run prepare, then both sides at once. Returns {(side, stage, dtype): seconds}; None when a side crashed."""
+    log = Path(options.output_dir) / "log"
+    log.mkdir(parents=True, exist_ok=True)
+    threads = str(max(1, len(os.sched_getaffinity(0)) // len(SIDES)))
+    env = {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **os.environ}
+    seconds: dict = {}
+    total = len(SIDES) * sum(len(stage.dtypes(options.dtype)) for stage in stages)
+    with tqdm(total=total, desc="align", unit="stage", disable=None, leave=False) as bar:
+        for group in (("prepare",), SIDES):
+            children = {side: _start(folder, side, argv, env, log) for side in group}
+            try:
+                readers = [
+                    threading.Thread(target=_listen, args=(side, child, seconds, bar), daemon=True)
+                    for side, child in children.items()
+                ]
+                for reader in readers:
+                    reader.start()
+                failed = _wait(children)
+                for reader in readers:
+                    reader.join()
+            finally:
+                for child in children.values():
+                    child.kill()
+            if failed:
+                return _report_failure(failed, children[failed].returncode, log / f"{failed}.err")
+    return seconds
+
+
+def _start(folder: Path, side: str, argv: Sequence[str], env: Mapping, log: Path) -> subprocess.Popen:
+    command = [sys.executable, str(folder / "align.py"), *argv, "--side", side]
+    with (log / f"{side}.err").open("w") as errors:
+        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
+
+
+def _listen(side: str, child: subprocess.Popen, seconds: dict, bar: tqdm) -> None:
+    for line in child.stdout:
+        words = line.split()
+        if len(words) == 4 and words[0] == "done":
+            seconds[side, words[1], words[2]] = float(words[3])
+            bar.set_postfix_str(f"{side}: {words[1]} {words[2]}")
+            bar.update()
+
+
+def _wait(children: Mapping[str, subprocess.Popen]) -> str | None:
+    """Wait for all; as soon as one fails, return its name."""
+    while True:
+        codes = {side: child.poll() for side, child in children.items()}
+        for side, code in codes.items():
+            if code:
+                return side
+        if all(code == 0 for code in codes.values()):
+            return None
+        time.sleep(0.05)
+
+
+def _report_failure(side: str, status: int, errors: Path) -> None:
+    text = errors.read_text(errors="replace").rstrip()
+    last = text.rpartition("\n")[2]
+    if status == 2:
+        raise InputError(last.removeprefix("error: "))
+    print(
+        f"{text[-4000:]}\nerror: the {side} side ended with status {status}; all it said is in {errors}",
+        file=sys.stderr,
+    )
+
+
+def _judge(stages: Sequence[Stage], dtypes: Sequence[str], output_dir: Path, seconds: Mapping) -> list[Result]:
+    """Compare the records of each stage, write its logs, let it draw its plot."""
+    results = []
+    for stage in stages:
+        records = {side: Record.load(output_dir / f"{stage.name}_{side}.npz") for side in SIDES}
+        verdicts = []
+        for dtype in stage.dtypes(dtypes):
+            paddle, torch = (_part(records[side], f"{dtype}/") for side in SIDES)
+            diff = compare(paddle, torch, stage.tolerance(DTYPES[0] if dtype == ANY_DTYPE else dtype))
+            verdicts += [replace(tensor, name=f"{dtype}/{tensor.name}") for tensor in diff.tensors]
+            spent = {side: seconds[side, stage.name, dtype] for side in SIDES}
+            results.append(Result(stage.name, dtype, diff, spent))
+        whole = Diff(verdicts)
+        whole.write_log(output_dir / "log" / f"{stage.name}_diff.log")
+        atomic_write_text(output_dir / "log" / f"{stage.name}_diff.json", whole.to_json())
+        if stage.plot:
+            stage.plot(records["paddle"], records["torch"], output_dir)
+    return results
+
+
+def _part(record: Mapping, prefix: str) -> Record:
+    """The arrays under `prefix`, which is taken off their names."""
+    return Record({name.removeprefix(prefix): array for name, array in record.items() if name.startswith(prefix)})
