@@ -91,7 +91,7 @@ benchmark-$(1): $(STAMP)
 	$(RUN) $(1)/benchmark.py $$(ARGS)
 
 test-$(1): $(STAMP)
-	$(TESTS) $(1)/tests
+	$$(TESTS) $(1)/tests
 
 $(1)/data/mini/mini.json: | $(STAMP)
 	$(RUN) $(1)/datasets/mini.py

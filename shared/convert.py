@@ -5,12 +5,11 @@ adds only rules of names. Nothing is left over, left out or cast with loss: the 
 """
 
 import argparse
-import functools
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,15 @@ from typing import Any
 import numpy as np
 
 from shared import InputError, run
-from shared.weights import (
-    PADDLE_SUFFIXES,
-    TORCH_SUFFIXES,
-    as_numpy,
-    kind_of,
-    one_line,
-    read_weights,
-    write_pdparams,
-    write_torch,
-)
+from shared.contents import as_numpy
+from shared.files import one_line
+from shared.layouts import COUNTER, ConversionError, Entry, dtype_of, walk
+from shared.pdparams import write_pdparams
+from shared.weights import PADDLE_SUFFIXES, TORCH_SUFFIXES, describe, kind_of, read_weights, write_torch
+
+__all__ = ["ConversionError", "Plan", "Report", "convert_file", "describe", "load_official", "main", "plan"]
 
 Arrays = dict[str, np.ndarray]
-COUNTER = "num_batches_tracked"
-
-
-class ConversionError(InputError):
-    """A checkpoint and a network that do not belong together; the message fits one screen."""
 
 
 @dataclass
@@ -97,34 +88,6 @@ class Report:
             raise ConversionError(f"{path}: {self}")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One torch tensor and the Paddle tensors that hold its numbers.
-
-    paddle: one name; the three of q, k and v for a fused projection, which torch stacks along axis 0; none for
-    `num_batches_tracked`. layout: how Paddle keeps each part: "same", "transposed", or "flat", for its LayerNorm has
-    rank-1 tensors where torch's have the normalized shape. shape, dtype: torch's.
-    """
-
-    torch: str
-    paddle: tuple[str, ...]
-    layout: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def split(self, array: np.ndarray) -> list[np.ndarray]:
-        """The torch array as the Paddle arrays, in new memory."""
-        parts = np.split(array, len(self.paddle)) if len(self.paddle) > 1 else [array]
-        if self.layout != "same":
-            parts = [part.T if self.layout == "transposed" else part.reshape(-1) for part in parts]
-        return [np.array(part, order="C") for part in parts]
-
-    def join(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The Paddle arrays as the torch array, in new memory."""
-        parts = [part.T if self.layout == "transposed" else part for part in parts]
-        return np.array(np.concatenate(parts) if len(parts) > 1 else parts[0], order="C").reshape(self.shape)
-
-
 class Plan:
     """How one network's tensors correspond, in torch's order. Made by `plan`."""
 
@@ -132,7 +95,7 @@ class Plan:
         self.entries = entries
         self.ignore = [re.compile(pattern) for pattern in ignore]
         self._shapes = {name: tuple(tensor.shape) for name, tensor in paddle.items()}
-        self._dtypes = {name: _dtype(tensor) for name, tensor in paddle.items()}
+        self._dtypes = {name: dtype_of(tensor) for name, tensor in paddle.items()}
         # One parameter may stand under several names; it has one identity.
         self._identity = {name: id(tensor) for name, tensor in paddle.items()}
 
@@ -245,7 +208,7 @@ def plan(model: Any, rename: Sequence[tuple[str, str]] = (), ignore: Iterable[st
     owned: dict[str, Any] = {}
     entries = []
     claims: dict[str, tuple] = {}
-    for entry in _walk(model, "", owned):
+    for entry in walk(model, "", owned):
         name = entry.torch
         for pattern, replacement in rename:
             name = re.sub(pattern, replacement, name)
@@ -319,107 +282,6 @@ def convert_file(
     return report
 
 
-# ---------------------------------------------------------------- rules
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Layers of these types: which torch name each of their tensors has, and which are kept in another layout."""
-
-    types: tuple[type, ...]
-    names: dict[str, str]
-    layouts: dict[str, str] = field(default_factory=dict)
-    counter: bool = False
-
-
-@functools.cache
-def _rules() -> tuple[list[Rule], tuple[type, ...], type]:
-    """(the rules, Paddle's containers, whose tensors are bare, the attention type). Paddle is imported here, not above:
-    looking into a file needs none."""
-    from paddle import nn
-
-    same = {"weight": "weight", "bias": "bias"}
-    convolutions = (nn.Conv1D, nn.Conv2D, nn.Conv3D, nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose)
-    batch_norms = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm, nn.BatchNorm)
-    statistics = {"_mean": "running_mean", "_variance": "running_var"}
-    rules = [
-        Rule((nn.Linear,), same, {"weight": "transposed"}),
-        Rule((*convolutions, nn.GroupNorm, nn.Embedding), same),
-        Rule((nn.LayerNorm,), same, {"weight": "flat", "bias": "flat"}),
-        Rule(batch_norms, same | statistics, counter=True),
-        Rule((nn.InstanceNorm1D, nn.InstanceNorm2D, nn.InstanceNorm3D), {"scale": "weight", "bias": "bias"}),
-        Rule((nn.PReLU,), {"_weight": "weight"}),
-    ]
-    containers = (nn.Layer, nn.Sequential, nn.LayerList, nn.LayerDict, nn.ParameterList, nn.ParameterDict)
-    return rules, containers, nn.MultiHeadAttention
-
-
-def _walk(layer: Any, prefix: str, owned: dict[str, Any]) -> Iterator[Entry]:
-    """The entries of a layer and what is below it, in torch's order: parameters, buffers, then each child.
-
-    Reads the private tables of Layer: its public iterators leave out a layer that stands under two names.
-    """
-    yield from _own_tensors(layer, prefix, owned)
-    children = {name: child for name, child in layer._sub_layers.items() if child is not None}
-    if isinstance(layer, _rules()[2]):
-        projections = [children.pop(name) for name in ("q_proj", "k_proj", "v_proj")]
-        yield from _attention(layer, projections, prefix, owned)
-    for name, child in children.items():
-        yield from _walk(child, f"{prefix}{name}.", owned)
-
-
-def _own_tensors(layer: Any, prefix: str, owned: dict[str, Any]) -> Iterator[Entry]:
-    own = {name: tensor for name, tensor in layer._parameters.items() if tensor is not None}
-    for name, tensor in layer._buffers.items():
-        if tensor is not None and name not in layer._non_persistable_buffer_names_set:
-            own[name] = tensor
-    rules, containers, attention = _rules()
-    rule = next((rule for rule in rules if isinstance(layer, rule.types)), None)
-    base = next(base for base in type(layer).__mro__ if base.__module__.split(".")[0] == "paddle")
-    for leaf, tensor in own.items():
-        # A tensor that a user's own class brings is bare: same name, same layout. One that Paddle's class brings
-        # needs a rule; and where Paddle's class has none, nobody can tell which of the two brought it.
-        named = rule is not None and leaf in rule.names
-        bare = base in containers or (base is not type(layer) and (rule is not None or base is attention))
-        if not named and not bare:
-            kind = f"{base.__module__}.{base.__name__}"
-            raise ConversionError(f"{prefix}{leaf}: no rule says how torch keeps this tensor of a {kind}")
-        owned[prefix + leaf] = tensor
-        layout = rule.layouts.get(leaf, "same") if named else "same"
-        shape = layer._normalized_shape if layout == "flat" else tensor.shape
-        shape = shape[::-1] if layout == "transposed" else shape
-        name = prefix + (rule.names[leaf] if named else leaf)
-        yield Entry(name, (prefix + leaf,), layout, tuple(shape), _dtype(tensor))
-        if rule is not None and rule.counter and leaf == "_variance" and COUNTER not in own:
-            yield Entry(prefix + COUNTER, (), "same", (), "int64")
-
-
-def _attention(layer: Any, projections: list[Any], prefix: str, owned: dict[str, Any]) -> Iterator[Entry]:
-    """torch stacks the three weights when queries, keys and values have one width, and the three biases always."""
-    stacked = {"in_proj_weight": "weight", "in_proj_bias": "bias"}
-    if not layer.kdim == layer.vdim == layer.embed_dim:
-        del stacked["in_proj_weight"]
-        for name, projection in zip("qkv", projections, strict=True):
-            paddle = f"{prefix}{name}_proj.weight"
-            owned[paddle] = projection.weight
-            shape = tuple(projection.weight.shape[::-1])
-            yield Entry(f"{prefix}{name}_proj_weight", (paddle,), "transposed", shape, _dtype(projection.weight))
-    for name, leaf in stacked.items():
-        parts = {f"{prefix}{n}_proj.{leaf}": getattr(p, leaf) for n, p in zip("qkv", projections, strict=True)}
-        if all(tensor is None for tensor in parts.values()):
-            continue
-        if any(tensor is None for tensor in parts.values()):
-            raise ConversionError(f"{prefix}{name}: torch's attention has a bias for all of q, k and v or for none")
-        owned.update(parts)
-        layout, rank = ("transposed", 2) if leaf == "weight" else ("same", 1)
-        shape = (3 * layer.embed_dim, layer.embed_dim)[:rank]
-        yield Entry(prefix + name, tuple(parts), layout, shape, _dtype(projections[0].weight))
-
-
-def _dtype(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("paddle.")
-
-
 def _fit(
     name: str, value: np.ndarray, shape: tuple, dtype: str, report: Report, count: bool = True
 ) -> np.ndarray | None:
@@ -450,25 +312,6 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 # ---------------------------------------------------------------- command line
-
-
-def describe(path: str | Path) -> str:
-    """Every tensor of a weight file (name, shape, dtype), the totals, and what else it holds. Raises InputError."""
-    file = read_weights(path)
-    rows = [(one_line(name), str(list(array.shape)), str(array.dtype)) for name, array in file.tensors.items()]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    numbers = sum(array.size for array in file.tensors.values())
-    size = sum(array.nbytes for array in file.tensors.values()) / 2**20
-    lines.append(f"{len(rows)} tensors, {numbers:,} numbers, {size:.2f} MiB ({file.kind} file)")
-    lines += [f"also holds {one_line(key)}: {one_line(_brief(value))[:100]}" for key, value in file.meta.items()]
-    if file.torch_only:
-        lines.append(f"also holds {len(file.torch_only)} tensors that only torch has a place for")
-    return "\n".join(lines + [f"note: {one_line(note)}" for note in file.notes])
-
-
-def _brief(value: Any) -> str:
-    return f"a {type(value).__name__} of {len(value)}" if isinstance(value, dict | list | tuple) else repr(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from shared import InputError, run
+from shared.files import atomic_write_text
 from shared.measure import text_table
 from shared.record import Record
-from shared.weights import atomic_write_text
 
 FAMILIES = {"b": "bool", "i": "integer", "u": "integer", "f": "float", "c": "complex", "U": "text"}
 

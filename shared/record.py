@@ -6,8 +6,6 @@ is read here without letting pickle call anything.
 """
 
 import io
-import math
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -17,9 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from shared import InputError
-from shared.weights import atomic_write
+from shared.files import atomic_write
+from shared.unpickle import NUMBERS, PickledArray, load
 
-KINDS = "biufcU"  # bool, integers, floats, complex, text
+KINDS = NUMBERS + "U"  # and text
 
 
 def to_array(name: str, value: Any) -> np.ndarray:
@@ -144,75 +143,31 @@ def _read_reprod_log(content: bytes) -> dict[str, Any]:
     shape, _, dtype = readers[np.lib.format.read_magic(stream)](stream)
     if shape != () or dtype.kind != "O":
         raise ValueError(f"holds one array {shape} {dtype}, not reprod_log's dict of arrays")
-    root = _Unpickler(stream).load()
-    if not isinstance(root, _PickledArray) or not isinstance(root.value, dict):
+    root = load(stream)
+    content = root.boxed() if isinstance(root, PickledArray) else None
+    if not isinstance(content, dict):
         raise ValueError("does not hold reprod_log's dict of arrays")
-    return _unwrap(root.value, set())
+    return _unwrap(content, set())
 
 
 def _unwrap(value: Any, seen: set[int]) -> Any:
+    """Stand-ins to arrays, in dicts within dicts. ValueError for a dict, or a list within a list, that is held twice:
+    thirty that each hold the next twice would unfold to a thousand million values."""
     if isinstance(value, dict):
-        if id(value) in seen:  # thirty dicts that each hold the next twice would unfold to a thousand million names
-            raise ValueError("one dict is held twice")
-        seen.add(id(value))
-        return {name: _unwrap(inner, seen) for name, inner in value.items()}
-    return value.value if isinstance(value, _PickledArray) else value
-
-
-class _PickledDtype:
-    """Stands in for numpy.dtype; knows only plain types, since numpy trusts the state of a structured one blindly."""
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False):
-        if not re.fullmatch(rf"[{KINDS}]\d+|O\d*", code):
-            raise ValueError(f"dtype {code!r} is not allowed")
-        self.dtype = np.dtype(code[0] if code[0] == "O" else code)
-
-    def __setstate__(self, state: tuple) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _PickledArray:
-    """Stands in for numpy.ndarray, for its constructor in a pickle, and for a numpy scalar."""
-
-    def __init__(self, *arguments: Any):
-        self.value: Any = None
-        if (
-            len(arguments) == 2
-        ):  # scalar(dtype, bytes); an array passes (class, (0,), b"b") and brings its content later
-            self.__setstate__((1, (), arguments[0], False, arguments[1]))
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, pickled, is_fortran, data = state
-        dtype = pickled.dtype
-        if dtype.kind != "O":
-            if len(data) != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"{len(data)} bytes do not make an array {shape} of {dtype}")
-            self.value = np.ndarray(shape, dtype, bytes(data), order="F" if is_fortran else "C").copy()
-        elif shape == () and type(data) is list and len(data) == 1:
-            self.value = data[0]
-        else:
-            raise ValueError("an array of objects is not allowed")
-
-
-class _Unpickler(pickle._Unpickler):  # the Python one: a few bytes can make the C one allocate a memo of gigabytes
-    """Lets a pickle make dicts and plain arrays. No function of numpy or of any other module is called by the file."""
-
-    ALLOWED = {
-        ("numpy", "ndarray"): _PickledArray,
-        ("numpy", "dtype"): _PickledDtype,
-        ("collections", "OrderedDict"): dict,
-    } | {
-        (f"numpy.{core}.multiarray", name): _PickledArray
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.ALLOWED[module, name]
-        except KeyError:
-            raise ValueError(f"asks for {module}.{name}, which no record needs") from None
+        held = [value]
+    elif isinstance(value, list | tuple):
+        held = [inner for inner in value if isinstance(inner, list | tuple)]
+    else:
+        return value.value(KINDS) if isinstance(value, PickledArray) else value
+    for container in held:
+        if id(container) in seen:
+            raise ValueError(f"one {type(container).__name__} is held twice")
+        seen.add(id(container))
+    if isinstance(value, dict):
+        return {name: _unwrap(inner, seen) for name, inner in dict.items(value)}
+    for inner in held:
+        _unwrap(inner, seen)
+    return value
 
 
 class ReprodLogger:

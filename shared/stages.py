@@ -13,8 +13,12 @@ clashing module names can be the torch side too.
 
 import argparse
 import importlib
+import itertools
 import json
+import math
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -27,9 +31,9 @@ from tqdm import tqdm
 
 from shared import InputError
 from shared.diff import Diff, Tolerances, compare
+from shared.files import atomic_write_text, write_error
 from shared.measure import environment, text_table
 from shared.record import Record
-from shared.weights import atomic_write_text
 
 DTYPES = ("float32", "float64")
 SIDES = ("paddle", "torch")
@@ -41,7 +45,7 @@ class Stage:
     """One question of the alignment.
 
     `tolerance(dtype)` gives the bounds of that stage's names. A stage with `per_dtype` False (its answer has nothing to
-    do with floating point) runs once. `plot(paddle, torch, output_dir)` may draw the two records.
+    do with floating point) runs once. `plot(paddle, torch, output_dir)` may draw the two records, once all is judged.
     """
 
     name: str
@@ -64,7 +68,7 @@ class Context:
 
 @dataclass
 class Result:
-    """The verdict on one stage in one dtype; `seconds` by side."""
+    """The verdict on one stage in one dtype; `seconds` by side, NaN where unknown."""
 
     stage: str
     dtype: str
@@ -80,7 +84,7 @@ class Result:
             "tensors": len(self.diff.tensors),
             "failures": [tensor.name for tensor in self.diff.failures],
             "worst": worst.as_dict() | {"tolerance": str(worst.tolerance)} if worst else None,
-            "seconds": self.seconds,
+            "seconds": {side: None if math.isnan(taken) else taken for side, taken in self.seconds.items()},
         }
 
 
@@ -109,6 +113,7 @@ def main(folder: Path, description: str, argv: Sequence[str] | None = None) -> i
     parser = build_parser(folder, alignment.STAGES, description)
     alignment.add_options(parser)
     options = parser.parse_args(argv)
+    options.dtype = list(dict.fromkeys(options.dtype))
     stages = [stage for stage in alignment.STAGES if stage.name in options.stage]
     if options.side:
         return _run_side(options.side, stages, options)
@@ -122,7 +127,14 @@ def main(folder: Path, description: str, argv: Sequence[str] | None = None) -> i
                 f"--reference {options.reference}: no such folder; give a checkout of the official repository"
             )
     output_dir = Path(options.output_dir)
-    seconds = _run_processes(folder, stages, options, argv)
+    report_file = output_dir / "align.json"
+    try:
+        (output_dir / "log").mkdir(parents=True, exist_ok=True)
+        report_file.unlink(missing_ok=True)  # if a side crashes, no verdict of an earlier run is left to be believed
+    except OSError as error:
+        raise write_error(output_dir, error) from error
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // len(SIDES)))
+    seconds = _run_processes(folder, stages, options, argv, threads)
     if seconds is None:
         return 1
     results = _judge(stages, options.dtype, output_dir, seconds)
@@ -131,10 +143,13 @@ def main(folder: Path, description: str, argv: Sequence[str] | None = None) -> i
         "paper": folder.name,
         "passed": passed,
         "stages": [result.as_dict() for result in results],
-        "environment": environment(),
+        "environment": environment() | {"threads": threads},
     }
-    atomic_write_text(output_dir / "align.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
-    print(table(results))
+    atomic_write_text(report_file, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    print(table(results), flush=True)
+    for stage in stages:  # last, for records that differ may lack what a plot shows
+        if stage.plot:
+            stage.plot(*_load(stage, output_dir), output_dir)
     return 0 if passed else 1
 
 
@@ -167,20 +182,24 @@ def table(results: Sequence[Result]) -> str:
 
 def _run_side(side: str, stages: Sequence[Stage], options: argparse.Namespace) -> int:
     """Compute this side's records; a line on stdout after each stage tells the parent."""
-    module = importlib.import_module("alignment.torch_side" if side == "prepare" else f"alignment.{side}_side")
-    output_dir = Path(options.output_dir)
-    if side == "prepare":
-        module.prepare(Context(DTYPES[0], output_dir, options))
-        return 0
-    for stage in stages:
-        whole = Record()
-        for dtype in stage.dtypes(options.dtype):
-            began = time.perf_counter()
-            context = Context(DTYPES[0] if dtype == ANY_DTYPE else dtype, output_dir, options)
-            for name, value in Record(getattr(module, stage.name)(context)).items():
-                whole.add(f"{dtype}/{name}", value)
-            print(f"done {stage.name} {dtype} {time.perf_counter() - began:.3f}", flush=True)
-        whole.save(output_dir / f"{stage.name}_{side}.npz")
+    # Only those lines go to the parent. What the side prints, in Python or below, goes to its log, beside stderr.
+    with os.fdopen(os.dup(1), "w") as parent:
+        sys.stdout.flush()
+        os.dup2(2, 1)
+        module = importlib.import_module("alignment.torch_side" if side == "prepare" else f"alignment.{side}_side")
+        output_dir = Path(options.output_dir)
+        if side == "prepare":
+            module.prepare(Context(DTYPES[0], output_dir, options))
+            return 0
+        for stage in stages:
+            whole = Record()
+            for dtype in stage.dtypes(options.dtype):
+                began = time.perf_counter()
+                context = Context(DTYPES[0] if dtype == ANY_DTYPE else dtype, output_dir, options)
+                for name, value in Record(getattr(module, stage.name)(context)).items():
+                    whole.add(f"{dtype}/{name}", value)
+                print(f"done {stage.name} {dtype} {time.perf_counter() - began:.3f}", file=parent, flush=True)
+            whole.save(output_dir / f"{stage.name}_{side}.npz")
     return 0
 
 
@@ -188,19 +207,19 @@ def _run_side(side: str, stages: Sequence[Stage], options: argparse.Namespace) -
 
 
 def _run_processes(
-    folder: Path, stages: Sequence[Stage], options: argparse.Namespace, argv: Sequence[str]
+    folder: Path, stages: Sequence[Stage], options: argparse.Namespace, argv: Sequence[str], threads: str
 ) -> dict | None:
     """Run prepare, then both sides at once. Returns {(side, stage, dtype): seconds}; None when a side crashed."""
     log = Path(options.output_dir) / "log"
-    log.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, len(os.sched_getaffinity(0)) // len(SIDES)))
-    env = {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **os.environ}
-    seconds: dict = {}
-    total = len(SIDES) * sum(len(stage.dtypes(options.dtype)) for stage in stages)
-    with tqdm(total=total, desc="align", unit="stage", disable=None, leave=False) as bar:
+    env = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    runs = [(stage.name, dtype) for stage in stages for dtype in stage.dtypes(options.dtype)]
+    seconds = {(side, *run): math.nan for side in SIDES for run in runs}
+    with tqdm(total=len(seconds), desc="align", unit="stage", disable=None, leave=False) as bar:
         for group in (("prepare",), SIDES):
-            children = {side: _start(folder, side, argv, env, log) for side in group}
+            children: dict[str, subprocess.Popen] = {}
             try:
+                for side in group:
+                    children[side] = _start(folder, side, argv, env, log)
                 readers = [
                     threading.Thread(target=_listen, args=(side, child, seconds, bar), daemon=True)
                     for side, child in children.items()
@@ -208,11 +227,13 @@ def _run_processes(
                 for reader in readers:
                     reader.start()
                 failed = _wait(children)
-                for reader in readers:
-                    reader.join()
+                for reader in readers if failed is None else ():
+                    reader.join(timeout=10)  # not for ever: a process that prepare left behind may hold the pipe open
             finally:
                 for child in children.values():
                     child.kill()
+                for child in children.values():
+                    child.wait()
             if failed:
                 return _report_failure(failed, children[failed].returncode, log / f"{failed}.err")
     return seconds
@@ -221,16 +242,23 @@ def _run_processes(
 def _start(folder: Path, side: str, argv: Sequence[str], env: Mapping, log: Path) -> subprocess.Popen:
     command = [sys.executable, str(folder / "align.py"), *argv, "--side", side]
     with (log / f"{side}.err").open("w") as errors:
-        return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": errors}
+        return subprocess.Popen(command, env=env, text=True, errors="replace", **streams)
 
 
 def _listen(side: str, child: subprocess.Popen, seconds: dict, bar: tqdm) -> None:
+    """Take the side's `done` lines, to the last one; what an import may have printed is passed over."""
+    awaited = {run for run in seconds if run[0] == side}
     for line in child.stdout:
-        words = line.split()
-        if len(words) == 4 and words[0] == "done":
-            seconds[side, words[1], words[2]] = float(words[3])
-            bar.set_postfix_str(f"{side}: {words[1]} {words[2]}")
+        match = re.fullmatch(r"done (\w+) (\w+) (\d+\.\d+)\n", line)
+        run = (side, match[1], match[2]) if match else None
+        if run in awaited:
+            awaited.remove(run)
+            seconds[run] = float(match[3])
+            bar.set_postfix_str(f"{side}: {match[1]} {match[2]}")
             bar.update()
+            if not awaited:
+                return
 
 
 def _wait(children: Mapping[str, subprocess.Popen]) -> str | None:
@@ -246,24 +274,30 @@ def _wait(children: Mapping[str, subprocess.Popen]) -> str | None:
 
 
 def _report_failure(side: str, status: int, errors: Path) -> None:
+    """InputError where the side ended with one; else print the end of what it said, and how it ended."""
     text = errors.read_text(errors="replace").rstrip()
-    last = text.rpartition("\n")[2]
-    if status == 2:
-        raise InputError(last.removeprefix("error: "))
-    print(
-        f"{text[-4000:]}\nerror: the {side} side ended with status {status}; all it said is in {errors}",
-        file=sys.stderr,
-    )
+    told = f"\n{text}".split("\nerror: ")[1:]
+    if status == 2 and told:
+        # The last one, with its indented lines if it is a report; libraries may have talked after it.
+        line, *rest = told[-1].split("\n")
+        raise InputError("\n".join([line, *itertools.takewhile(lambda line: line.startswith(" "), rest)]))
+    ended = f"ended with status {status}" if status > 0 else f"died of signal {-status} ({signal.strsignal(-status)})"
+    hint = ", perhaps because memory ran out" if status == -signal.SIGKILL else ""
+    end = f"{text[-4000:]}\n" if text else ""
+    print(f"{end}error: the {side} side {ended}{hint}; all it said is in {errors}", file=sys.stderr)
+
+
+def _load(stage: Stage, output_dir: Path) -> list[Record]:
+    return [Record.load(output_dir / f"{stage.name}_{side}.npz") for side in SIDES]
 
 
 def _judge(stages: Sequence[Stage], dtypes: Sequence[str], output_dir: Path, seconds: Mapping) -> list[Result]:
-    """Compare the records of each stage, write its logs, let it draw its plot."""
+    """Compare the records of each stage and write its logs."""
     results = []
     for stage in stages:
-        records = {side: Record.load(output_dir / f"{stage.name}_{side}.npz") for side in SIDES}
-        verdicts = []
+        records, verdicts = _load(stage, output_dir), []
         for dtype in stage.dtypes(dtypes):
-            paddle, torch = (_part(records[side], f"{dtype}/") for side in SIDES)
+            paddle, torch = (_part(record, f"{dtype}/") for record in records)
             diff = compare(paddle, torch, stage.tolerance(DTYPES[0] if dtype == ANY_DTYPE else dtype))
             verdicts += [replace(tensor, name=f"{dtype}/{tensor.name}") for tensor in diff.tensors]
             spent = {side: seconds[side, stage.name, dtype] for side in SIDES}
@@ -271,8 +305,6 @@ def _judge(stages: Sequence[Stage], dtypes: Sequence[str], output_dir: Path, sec
         whole = Diff(verdicts)
         whole.write_log(output_dir / "log" / f"{stage.name}_diff.log")
         atomic_write_text(output_dir / "log" / f"{stage.name}_diff.json", whole.to_json())
-        if stage.plot:
-            stage.plot(records["paddle"], records["torch"], output_dir)
     return results
 
 

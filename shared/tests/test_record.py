@@ -149,6 +149,13 @@ def unfolding():
     return value
 
 
+def unfolding_list():
+    value = [1.0]
+    for _ in range(40):
+        value = [value, value]
+    return value
+
+
 GOOD_NPZ, GOOD_NPY = npz([("a.npy", npy(np.arange(100.0)))]), npy(np.array({"a": np.arange(100.0)}, dtype=object))
 # A structured dtype whose state numpy would believe: a field of object pointers at any offset.
 STRUCTURED = npy(np.array({"a": np.zeros(2, [("x", "f4"), ("y", "O")])}, dtype=object))
@@ -173,6 +180,7 @@ BAD = {
     "names that are no text": (npy(np.array({1: np.zeros(1)}, dtype=object)), "must be text"),
     "dict within itself": (npy(np.array(recursive(), dtype=object)), "held twice"),
     "dicts that unfold": (npy(np.array(unfolding(), dtype=object)), "held twice"),
+    "lists that unfold": (npy(np.array({"a": unfolding_list()}, dtype=object)), "held twice"),
     "name twice": (npy(np.array({"a": {"b": 1}, "a/b": 2}, dtype=object)), "already"),
     "memo index of 4 GB": (object_npy(b"\x80\x04}r\xff\xff\xff\x7f."), "not hold reprod_log's dict"),
 }

@@ -1,0 +1,172 @@
+"""What both sides are fed, in numpy alone: networks, weights, pictures, labels. Neither framework is imported here."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from options import NETWORK_OPTIONS, parse_options
+
+from shared import InputError
+from shared.formula import formula_input, rng_for
+from shared.stages import Context
+
+SEED = 2026
+MODELS = ("mobilenet_v3_small", "mobilenet_v3_large")
+#: the options of fact sheet 4.6, run in train mode on drawn weights
+VARIANTS = {
+    "width050": ["--width_mult", "0.5"],
+    "width125": ["--width_mult", "1.25"],
+    "width035_classes10": ["--width_mult", "0.35", "--num_classes", "10"],
+    "reduced_tail": ["--reduced_tail"],
+    "dilated": ["--dilated"],
+    "reduced_dilated": ["--reduced_tail", "--dilated"],
+}
+NOISE_SHAPE = (2, 3, 224, 224)
+VARIANT_SHAPE = (4, 3, 96, 96)
+BATCH_SHAPE = (4, 3, 64, 64)
+BATCH_CANDIDATES = 16
+CLASSES_AT_LEAST = 2  # labels of the batch: any network has these
+OPTIMISER_STEPS = 10
+#: ten optimiser steps of each; the second drops the learning rate, which tells torch's RMSprop from Paddle's
+OPTIMISERS = {
+    "rmsprop": ["--opt", "rmsprop", "--lr", "0.0001", "--weight_decay", "1e-5"],
+    "rmsprop_drops": ["--opt", "rmsprop", "--lr", "0.0001", "--weight_decay", "1e-5", "--lr_step_size", "2"],
+    "sgd": ["--opt", "sgd", "--lr", "0.001"],
+}
+EMA_DECAY = 0.9
+
+#: name, split, options: the samples of stage 2
+DATA_CASES = (
+    ("eval", "val", []),
+    ("eval232", "val", ["--val_resize_size", "232"]),
+    ("train", "train", []),
+    ("train_augmented", "train", ["--auto_augment", "imagenet", "--random_erase", "0.2", "--seed", "7"]),
+    ("train_erased", "train", ["--auto_augment", "imagenet", "--random_erase", "1.0", "--train_crop_size", "96"]),
+)
+
+#: the training of stage 7: a narrow network, small pictures, four classes, so that it takes seconds
+TRAIN_CLASSES = 4
+TRAIN_ARGV = (
+    f"--model mobilenet_v3_small --width_mult 0.35 --num_classes {TRAIN_CLASSES} --dropout 0 --opt sgd --lr 0.05 "
+    "--weight_decay 1e-5 --batch_size 16 --val_resize_size 60 --val_crop_size 48 --epochs 10 "
+    "--lr_scheduler cosineannealinglr"
+).split()
+TRAIN_PICTURES, VAL_PICTURES = 320, 400
+
+
+def network_options(context: Context, model: str, argv: list[str] = ()) -> argparse.Namespace:
+    """The options of one network, without dropout (its draws cannot agree between frameworks)."""
+    given = {name: getattr(context.options, name) for name in NETWORK_OPTIONS if name not in ("model", "dropout")}
+    return parse_options(["--model", model, *argv, "--dropout", "0"], defaults=given)
+
+
+def models(context: Context) -> list[str]:
+    """The sizes to align: --model, or what the names in --weights say, or both."""
+    if context.options.model:
+        return [context.options.model]
+    if not context.options.weights:
+        return list(MODELS)
+    from shared.weights import read_weights
+
+    stages = {int(name.split(".")[1]) for name in read_weights(context.options.weights).tensors if "features." in name}
+    for model, last in zip(MODELS, (12, 16), strict=True):
+        if stages and max(stages) == last:
+            return [model]
+    raise InputError(f"{context.options.weights}: neither MobileNetV3-small nor -large; say which with --model")
+
+
+def weights_file(context: Context, model: str, variant: str = "") -> Path:
+    """The official-format torch file that both sides load: --weights, or what `prepare` drew."""
+    if context.options.weights:
+        return Path(context.options.weights)
+    return context.output_dir / "weights" / f"{model}{variant and '_' + variant}.pth"
+
+
+def networks(context: Context) -> Iterator[tuple[str, str, argparse.Namespace]]:
+    """(model, variant, options) of every network to compare; variants only of drawn weights."""
+    for model in models(context):
+        yield model, "", network_options(context, model)
+        if not context.options.weights:
+            for variant, argv in VARIANTS.items():
+                yield model, variant, network_options(context, model, argv)
+
+
+def noise(name: str, shape: tuple, dtype: str) -> np.ndarray:
+    """0.3 N(0, 1), as float32 values in `dtype`."""
+    return (formula_input(name, shape, SEED) * np.float32(0.3)).astype(dtype)
+
+
+def batch(context: Context, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of the gradient check: the candidate that `prepare` chose."""
+    choice = json.loads(choice_file(context, model).read_text())
+    return noise(f"batch{choice}", BATCH_SHAPE, context.dtype), labels("batch", BATCH_SHAPE[0], CLASSES_AT_LEAST)
+
+
+def choice_file(context: Context, model: str) -> Path:
+    return context.output_dir / "weights" / f"{model}_batch.json"
+
+
+def labels(name: str, count: int, classes: int) -> np.ndarray:
+    """int64 [count], anywhere in the classes."""
+    return rng_for("label/" + name, SEED).integers(0, classes, count)
+
+
+def data_options(context: Context, *argv: str) -> argparse.Namespace:
+    """Preprocessing options for --data_path, or for the mini data set that `prepare` makes."""
+    from datasets.mini import DEFAULT_ROOT
+
+    root = context.options.data_path or str(DEFAULT_ROOT)
+    return parse_options(["--data_path", root, *argv])
+
+
+def chosen(count: int, most: int) -> list[int]:
+    """At most `most` of `count` indices, spread evenly."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+
+
+def logits(rows: int, classes: int, dtype: str) -> np.ndarray:
+    """2 N(0, 1) in `dtype`."""
+    return (2 * rng_for(f"logits/{rows}/{classes}", SEED).standard_normal((rows, classes))).astype(dtype)
+
+
+def loss_cases(dtype: str) -> dict[str, tuple]:
+    """name -> (logits, targets, label smoothing), edge cases included."""
+    rows, classes = 17, 12
+    values, target = logits(rows, classes, dtype), labels("loss", rows, classes)
+    values[0] *= 500  # Paddle's own log_softmax fails on this row
+    soft = rng_for("soft", SEED).dirichlet(np.ones(classes), rows).astype(dtype)
+    half = np.where(np.arange(rows) % 2, target, -100)
+    return {
+        "plain": (values, target, 0.0),
+        "smoothing": (values, target, 0.1),
+        "soft": (values, soft, 0.0),
+        "soft_smoothing": (values, soft, 0.1),
+        "half_ignored": (values, half, 0.0),
+        "half_ignored_smoothing": (values, half, 0.1),
+        "all_ignored": (values, np.full(rows, -100), 0.0),
+        "one_row": (values[:1], target[:1], 0.0),
+        "equal_logits": (np.zeros_like(values), target, 0.1),
+    }
+
+
+def training_pictures(labels_of_split: list[int], most: int) -> list[int]:
+    """Indices of the pictures of the first classes, at most `most`, spread evenly."""
+    own = [index for index, label in enumerate(labels_of_split) if label < TRAIN_CLASSES]
+    return [own[place] for place in chosen(len(own), most)]
+
+
+def training_record(losses: list[float], curve: list[float]) -> dict:
+    """What stage 7 compares: losses of the first steps and of all, top-1 after each epoch, and whether it learnt."""
+    losses, curve = np.array(losses), np.array(curve)
+    epoch = len(losses) // len(curve)
+    learns = losses[-epoch:].mean() < 0.7 * losses[:epoch].mean() and curve[-2:].mean() > 1.5 * 100 / TRAIN_CLASSES
+    return {
+        "mini/first_losses": losses[:20],
+        "mini/last_epoch_loss": losses[-epoch:].mean(),
+        "mini/final_acc1": curve[-2:].mean(),
+        "mini/learns": bool(learns),
+        "curve/loss": losses,
+        "curve/acc1": curve,
+    }

@@ -1,0 +1,197 @@
+"""Speed and memory beside torch, measured in one run.
+
+    python benchmark.py --model mobilenet_v3_small
+
+Every side runs in a process of its own, so that no two OpenMP runtimes share one; they take turns, one call each. First
+come images per second at batch 1 and 16, for torch eager (the twin), Paddle dygraph, Paddle Inference with oneDNN, and
+ONNX Runtime; then one training step, with the most memory that a process of each side held.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from options import add_network_options, parse_options
+
+from shared import run
+from shared.measure import compare_speed, environment, measure, run_child, speed_table
+from shared.weights import atomic_write_text
+
+TORCH = "torch eager"
+INFERENCE = ("Paddle dygraph", "Paddle Inference", "ONNX Runtime")
+TRAINING = ("Paddle dygraph",)
+SIZE = 224
+
+
+def _pictures(batch: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((batch, 3, SIZE, SIZE)).astype(np.float32)
+
+
+def build_case(side: str, task: str, batch: int, options: argparse.Namespace) -> Callable[[], object]:
+    """What one call of `side` does: a forward pass ("inference") or a step of the V1 recipe ("training")."""
+    images = _pictures(batch)
+    labels = np.arange(batch) % options.num_classes
+    if side == TORCH:
+        return _torch_case(task, images, labels, options)
+    import paddle
+    from export import export_inference, export_onnx, inference_engine, onnx_engine
+    from losses import build_criterion
+    from models import build_model
+    from optimizers import build_optimizer
+
+    paddle.seed(0)
+    model = build_model(options)
+    if task == "training":
+        x, y = paddle.to_tensor(images), paddle.to_tensor(labels)
+        optimizer, criterion = build_optimizer(model, options, options.lr), build_criterion(options)
+
+        def step():
+            criterion(model(x), y)["loss"].backward()
+            optimizer.step()
+            optimizer.clear_grad()
+
+        return step
+    model.eval()
+    if side == "Paddle dygraph":
+        x = paddle.to_tensor(images)
+
+        def forward():
+            with paddle.no_grad():
+                return model(x).numpy()
+
+        return forward
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = export_inference(model, Path(folder))
+        if side == "Paddle Inference":
+            engine = inference_engine(prefix, threads=len(os.sched_getaffinity(0)))
+        else:
+            export_onnx(prefix, Path(folder) / "model.onnx")
+            engine = onnx_engine(Path(folder) / "model.onnx")
+    return lambda: engine(images)
+
+
+def _torch_case(task: str, images: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> Callable:
+    import torch
+    from reference.network import build_reference
+    from reference.training import build_optimizer
+
+    torch.manual_seed(0)
+    model = build_reference(options).train(task == "training")
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    optimizer = build_optimizer(model, options)
+
+    def forward():
+        with torch.no_grad():
+            return model(x).numpy()
+
+    def step():
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    return forward if task == "inference" else step
+
+
+class Side:
+    """A child process that runs its case once for every line it is sent."""
+
+    def __init__(self, argv: Sequence[str], side: str, task: str, batch: int):
+        # an idle side must not spin on the cores that the side in turn needs
+        env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+        command = [sys.executable, __file__, *argv, "--serve", side, task, str(batch)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
+        )
+        self._expect("ready")
+
+    def _expect(self, word: str) -> None:
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+        raise RuntimeError(f"benchmark: {' '.join(self.process.args[-3:])} ended with {self.process.wait()}")
+
+    def __call__(self) -> None:
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self._expect("done")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(side: str, task: str, batch: int, options: argparse.Namespace) -> None:
+    """The child's end of `Side`."""
+    case = build_case(side, task, batch, options)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        case()
+        print("done", flush=True)
+
+
+def compare(
+    argv: Sequence[str], sides: Sequence[str], task: str, batch: int, options: argparse.Namespace
+) -> list[dict]:
+    """Rows of `shared.measure.speed_table` for one task and batch size; memory as well for training."""
+    children = {side: Side(argv, side, task, batch) for side in (TORCH, *sides)}
+    try:
+        rows = compare_speed(measure(children, options.repeats, warmup=3, seconds=options.seconds), TORCH, batch)
+    finally:
+        for child in children.values():
+            child.close()
+    if task == "training":
+        for row in rows:
+            command = [sys.executable, __file__, *argv, "--steps", row["name"], task, str(batch)]
+            row["peak_bytes"] = run_child(command).peak_bytes
+    return rows
+
+
+def main(raw: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_network_options(parser)
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[1, 16], help="batches to infer (default 1 16)")
+    parser.add_argument("--train_batch_size", type=int, default=16, help="batch of a training step (default 16)")
+    parser.add_argument("--repeats", type=int, default=30, help="measured calls of each side (default 30)")
+    parser.add_argument("--seconds", type=float, default=60, help="most seconds for one comparison (default 60)")
+    parser.add_argument("--output", metavar="JSON", help="also write the figures to this file")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", nargs=3, help=argparse.SUPPRESS)
+    options = parse_options(raw, parser)
+    recipe = parse_options(["--opt", "rmsprop", "--lr", "0.001", "--weight_decay", "1e-5"])
+    for name, value in vars(recipe).items():
+        vars(options).setdefault(name, value)
+    if options.serve or options.steps:
+        side, task, batch = options.serve or options.steps
+        if options.serve:
+            return serve(side, task, int(batch), options)
+        case = build_case(side, task, int(batch), options)
+        for _ in range(3):
+            case()
+        print(json.dumps(None))
+        return None
+
+    argv = list(sys.argv[1:] if raw is None else raw)
+    report = {"environment": environment(), "model": options.model}
+    print("  ".join(f"{name} {value}" for name, value in report["environment"].items()))
+    for batch in options.batch_size:
+        rows = compare(argv, INFERENCE, "inference", batch, options)
+        report[f"inference, batch {batch}"] = rows
+        print(f"\n{options.model}, inference, batch {batch}, {SIZE}x{SIZE}\n{speed_table(rows, TORCH)}", flush=True)
+    rows = compare(argv, TRAINING, "training", options.train_batch_size, options)
+    report[f"training, batch {options.train_batch_size}"] = rows
+    print(f"\n{options.model}, training step, batch {options.train_batch_size}\n{speed_table(rows, TORCH)}")
+    if options.output:
+        atomic_write_text(options.output, json.dumps(report, indent=1) + "\n")
+    return None
+
+
+if __name__ == "__main__":
+    run(main)

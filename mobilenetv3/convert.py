@@ -1,0 +1,47 @@
+"""Official torch checkpoint <-> .pdparams.
+
+    python convert.py mobilenet_v3_small-047dcff4.pth small.pdparams --model mobilenet_v3_small
+    python convert.py small.pdparams small.pth --model mobilenet_v3_small
+
+Every tensor is converted by the type of the layer that owns it; nothing is left over on either side.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from models import build_model
+from options import add_network_options, parse_options
+
+from shared import convert, run
+
+#: the network uses the official names, so no rules are needed (fact sheet 4.8)
+RENAME: tuple = ()
+#: left by torch's AveragedModel in `model_ema`
+IGNORE = (r"n_averaged",)
+
+
+def load_official(model, path, entry: str | None = None) -> convert.Report:
+    """Fill `model` from an official torch file, a `.pdparams` or a checkpoint folder, strictly.
+
+    Raises InputError (ConversionError) when names, shapes or dtypes do not match.
+    """
+    return convert.load_official(model, path, rename=RENAME, ignore=IGNORE, entry=entry)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("source", metavar="SRC", help="torch file (.pth, .pt) or .pdparams or checkpoint folder")
+    parser.add_argument("target", metavar="DST", help="file to write; its suffix decides the direction")
+    parser.add_argument("--entry", default=None, help="which part of a training checkpoint: model or model_ema")
+    add_network_options(parser)
+    options = parse_options(argv, parser)
+    report = convert.convert_file(
+        options.source, options.target, build_model(options), rename=RENAME, ignore=IGNORE, entry=options.entry
+    )
+    print(f"{report}\nwrote {options.target}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,184 @@
+"""The reference's evaluation and training presets on PIL images (fact sheet 3.2 and 3.3).
+
+Bit-equal to the reference for equal draws: sizes are truncated and rounded, float32 operations ordered as there.
+"""
+
+import argparse
+import math
+
+import numpy as np
+from PIL import Image
+
+from shared import InputError
+
+from .autoaugment import build_policy
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
+STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]
+
+RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+ERASE_SCALE, ERASE_RATIO = (0.02, 0.33), (0.3, 3.3)
+FLIP_PROBABILITY = 0.5
+ATTEMPTS = 10
+
+
+class Draws:
+    """The randomness of one sample, from one numpy generator. Floats have float32 values, as torch's draws have."""
+
+    def __init__(self, generator: np.random.Generator):
+        self._generator = generator
+
+    def rand(self) -> float:
+        """Uniform in [0, 1)."""
+        return float(self._generator.random(dtype=np.float32))
+
+    def uniform(self, low: float, high: float) -> float:
+        """Uniform between `low` and `high`, in float32 arithmetic."""
+        low, high = np.float32(low), np.float32(high)
+        return float(self._generator.random(dtype=np.float32) * (high - low) + low)
+
+    def randint(self, high: int) -> int:
+        """Uniform among 0 .. high - 1."""
+        return int(self._generator.integers(high))
+
+    def dirichlet(self, size: int) -> np.ndarray:
+        """Symmetric Dirichlet draw with concentration 1: float32 [size], sum 1."""
+        return self._generator.dirichlet(np.ones(size)).astype(np.float32)
+
+
+def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    """Shorter side to `size`, the longer one scaled and truncated."""
+    width, height = image.size
+    shorter, longer = min(width, height), int(size * max(width, height) / min(width, height))
+    shorter = size
+    return image.resize((shorter, longer) if width <= height else (longer, shorter), resample)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """The middle `size` x `size`; a side that is too small is padded with black on both ends, more on the far one."""
+
+    def start(side: int) -> int:
+        return -((size - side) // 2) if side < size else round((side - size) / 2)  # round half to even, as there
+
+    left, top = start(image.width), start(image.height)
+    return image.crop((left, top, left + size, top + size))  # Pillow fills what lies outside with black
+
+
+def normalise(image: Image.Image) -> np.ndarray:
+    """RGB picture -> float32 [3, H, W]: divided by 255, minus MEAN, divided by STD, each step rounded to float32."""
+    pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+    pixels /= np.float32(255)
+    pixels -= MEAN
+    pixels /= STD
+    return pixels
+
+
+def _area_and_aspect(pixels: int, scale: tuple, ratio: tuple, draws) -> tuple[float, float]:
+    """One attempt's area (of `pixels`) and aspect ratio, which is log-uniform; logarithm and exponential in float32."""
+    area = pixels * draws.uniform(*scale)
+    low, high = (float(np.float32(math.log(np.float32(end)))) for end in ratio)
+    return area, float(np.float32(math.exp(draws.uniform(low, high))))
+
+
+def crop_box(width: int, height: int, draws) -> tuple[int, int, int, int]:
+    """Top, left, height, width of a random crop of 8 to 100 % of the area; a central one after ten misfits."""
+    for _ in range(ATTEMPTS):
+        area, aspect = _area_and_aspect(width * height, CROP_SCALE, CROP_RATIO, draws)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = draws.randint(height - h + 1)
+            left = draws.randint(width - w + 1)
+            return top, left, h, w
+
+    w, h = width, height
+    if width / height < CROP_RATIO[0]:
+        h = round(width / CROP_RATIO[0])
+    elif width / height > CROP_RATIO[1]:
+        w = round(height * CROP_RATIO[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def erase_box(height: int, width: int, draws) -> tuple[int, int, int, int] | None:
+    """Top, left, height, width of the box to erase, 2 to 33 % of the area; None after ten misfits.
+
+    Unlike in the crop, the aspect ratio multiplies the *height* (fact sheet 3.3).
+    """
+    for _ in range(ATTEMPTS):
+        area, aspect = _area_and_aspect(height * width, ERASE_SCALE, ERASE_RATIO, draws)
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            top = draws.randint(height - h + 1)
+            left = draws.randint(width - w + 1)
+            return top, left, h, w
+    return None
+
+
+class EvalTransform:
+    """Resize, centre crop, normalise."""
+
+    def __init__(self, resize_size: int, crop_size: int, resample: Image.Resampling):
+        self.resize_size, self.crop_size, self.resample = resize_size, crop_size, resample
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The part of `image` that the network sees, before normalisation."""
+        return centre_crop(resize_shorter(image, self.resize_size, self.resample), self.crop_size)
+
+    def __call__(self, image: Image.Image, draws=None) -> np.ndarray:
+        """RGB image of any size -> float32 [3, crop, crop]; `draws` is not used."""
+        return normalise(self.crop(image))
+
+
+class TrainTransform:
+    """Random crop, flip, augmentation policy, normalisation, erasing; in the reference's order of draws."""
+
+    def __init__(self, crop_size: int, resample: Image.Resampling, policy=None, erase_probability: float = 0.0):
+        self.crop_size, self.resample = crop_size, resample
+        self.policy, self.erase_probability = policy, np.float32(erase_probability)
+
+    def crop(self, image: Image.Image, draws) -> Image.Image:
+        """A random part of `image`, resized to the crop size."""
+        top, left, height, width = crop_box(image.width, image.height, draws)
+        part = image.crop((left, top, left + width, top + height))
+        return part.resize((self.crop_size, self.crop_size), self.resample)
+
+    def augment(self, image: Image.Image, draws) -> Image.Image:
+        """Flip, then the policy if there is one."""
+        if draws.rand() < FLIP_PROBABILITY:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return self.policy(image, draws) if self.policy else image
+
+    def erase(self, pixels: np.ndarray, draws) -> np.ndarray:
+        """Set a random box of normalised `pixels` [3, H, W] to 0, the mean colour, in place."""
+        if self.erase_probability > 0 and draws.rand() < self.erase_probability:
+            box = erase_box(*pixels.shape[1:], draws)
+            if box:
+                top, left, height, width = box
+                pixels[:, top : top + height, left : left + width] = 0
+        return pixels
+
+    def __call__(self, image: Image.Image, draws) -> np.ndarray:
+        """RGB image of any size -> float32 [3, crop, crop]."""
+        return self.erase(normalise(self.augment(self.crop(image, draws), draws)), draws)
+
+
+def build_transform(options: argparse.Namespace, train: bool) -> EvalTransform | TrainTransform:
+    """The preset of `options`: interpolation; val_resize_size and val_crop_size, or train_crop_size, auto_augment,
+    ra_magnitude, augmix_severity and random_erase. InputError for values without meaning."""
+    if options.interpolation not in RESAMPLE:
+        raise InputError(f"--interpolation {options.interpolation}: unknown; choose one of {', '.join(RESAMPLE)}")
+    resample = RESAMPLE[options.interpolation]
+    for name in ("train_crop_size",) if train else ("val_resize_size", "val_crop_size"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: must be at least 1")
+    if not train:
+        return EvalTransform(options.val_resize_size, options.val_crop_size, resample)
+    if not 0 <= options.random_erase <= 1:
+        raise InputError(f"--random_erase {options.random_erase}: a probability lies between 0 and 1")
+    policy = build_policy(options.auto_augment, resample, options.ra_magnitude, options.augmix_severity)
+    return TrainTransform(options.train_crop_size, resample, policy, options.random_erase)

@@ -1,0 +1,20 @@
+"""The Paddle network."""
+
+import argparse
+
+from .layers import use_synchronised_batch_norm
+from .mobilenetv3 import MobileNetV3
+
+__all__ = ["MobileNetV3", "build_model", "use_synchronised_batch_norm"]
+
+
+def build_model(options: argparse.Namespace) -> MobileNetV3:
+    """The network of `options`, freshly initialised as the paper's code does (fact sheet 4.7), in train mode."""
+    return MobileNetV3(
+        options.model,
+        num_classes=options.num_classes,
+        width_mult=options.width_mult,
+        reduced_tail=options.reduced_tail,
+        dilated=options.dilated,
+        dropout=options.dropout,
+    )

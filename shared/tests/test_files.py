@@ -1,0 +1,37 @@
+"""Files are written whole or not at all."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from shared import InputError
+from shared.files import atomic_write, atomic_write_text
+
+
+def test_atomic_write(tmp_path):
+    path = tmp_path / "deep" / "er" / "a.txt"
+    atomic_write_text(path, "eins")
+    with pytest.raises(ZeroDivisionError):
+        atomic_write(path, lambda file: file.write(b"zwei") and 1 / 0)
+    assert path.read_text() == "eins" and os.listdir(path.parent) == ["a.txt"]
+    for bad in (path / "below", path.parent):
+        with pytest.raises(InputError) as caught:
+            atomic_write_text(bad, "x")
+        assert str(caught.value).startswith(f"{bad}: not written: ") and "choose another" in str(caught.value)
+    assert path.read_text() == "eins" and os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "a.bin"
+    code = "import sys; from shared.files import atomic_write as w\n"
+    code += "for i in range(60): w(sys.argv[1], lambda file: [file.write(bytes([i]) * 1000) for _ in range(1000)])"
+    child = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    seen = set()
+    while child.poll() is None:
+        if path.exists() or seen:
+            content = path.read_bytes()
+            assert content == content[:1] * 1_000_000
+            seen.add(content[0])
+    assert child.returncode == 0 and len(seen) > 1
