@@ -5,7 +5,7 @@ PYTHON   ?= $(shell command -v python3.11 || echo python3)
 PIP_ARGS ?=
 EXTRAS   ?= align,export,dev
 VENV     := .venv
-RUN      := $(abspath $(VENV))/bin/python
+RUN      := $(VENV)/bin/python
 
 # Variables of the targets; empty ones fall back to the paper's mini data set and the weights trained on it.
 DATA    ?=
@@ -54,7 +54,8 @@ $(STAMP): pyproject.toml
 # ---------------------------------------------------------------------------------------------------- targets by paper
 
 # How `make train-PAPER` trains on the mini data; the same options stand in each README.
-MINI_mobilenetv3 := --num_classes 10
+MINI_mobilenetv3 := --num_classes 10 --width_mult 0.5 --train_crop_size 64 --val_resize_size 80 --val_crop_size 64 \
+    --workers 1 --batch_size 16 --epochs 20 --eval_freq 4 --lr 0.03 --lr_scheduler cosineannealinglr --print_freq 25
 
 # $(call option,--name,value): nothing when the value is empty
 option = $(if $(2),$(1) '$(2)')

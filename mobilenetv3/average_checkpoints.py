@@ -6,10 +6,10 @@ python average_checkpoints.py A.pdparams B.pdparams C.pdparams MEAN.pdparams
 import argparse
 from collections.abc import Sequence
 
-from ema import average_checkpoints
-
 from shared import InputError, run
 from shared.weights import read_weights, write_pdparams
+
+from ema import average_checkpoints
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,12 +16,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from options import add_network_options, parse_options
-
-from shared import run
+from shared import HelpFormatter, run
 from shared.measure import compare_speed, environment, measure, run_child, speed_table
 from shared.weights import atomic_write_text
+
+import numpy as np
+from options import add_network_options, parse_options
 
 TORCH = "torch eager"
 INFERENCE = ("Paddle dygraph", "Paddle Inference", "ONNX Runtime")
@@ -69,7 +69,7 @@ def build_case(side: str, task: str, batch: int, options: argparse.Namespace) ->
     with tempfile.TemporaryDirectory() as folder:
         prefix = export_inference(model, Path(folder))
         if side == "Paddle Inference":
-            engine = inference_engine(prefix, threads=len(os.sched_getaffinity(0)))
+            engine = inference_engine(prefix)
         else:
             export_onnx(prefix, Path(folder) / "model.onnx")
             engine = onnx_engine(Path(folder) / "model.onnx")
@@ -154,20 +154,25 @@ def compare(
 
 def main(raw: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s [options]", allow_abbrev=False
     )
     add_network_options(parser)
-    parser.add_argument("--batch_size", type=int, nargs="+", default=[1, 16], help="batches to infer (default 1 16)")
-    parser.add_argument("--train_batch_size", type=int, default=16, help="batch of a training step (default 16)")
-    parser.add_argument("--repeats", type=int, default=30, help="measured calls of each side (default 30)")
-    parser.add_argument("--seconds", type=float, default=60, help="most seconds for one comparison (default 60)")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        default=[1, 16],
+        help="batches to infer (1 and 16)",
+    )
+    parser.add_argument("--train_batch_size", type=int, metavar="N", default=16, help="batch of a training step")
+    parser.add_argument("--repeats", type=int, metavar="N", default=30, help="measured calls of each side")
+    parser.add_argument("--seconds", type=float, metavar="S", default=60, help="most seconds for one comparison")
     parser.add_argument("--output", metavar="JSON", help="also write the figures to this file")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--steps", nargs=3, help=argparse.SUPPRESS)
     options = parse_options(raw, parser)
-    recipe = parse_options(["--opt", "rmsprop", "--lr", "0.001", "--weight_decay", "1e-5"])
-    for name, value in vars(recipe).items():
-        vars(options).setdefault(name, value)
+    options.opt, options.lr, options.weight_decay = "rmsprop", 0.001, 1e-5
     if options.serve or options.steps:
         side, task, batch = options.serve or options.steps
         if options.serve:

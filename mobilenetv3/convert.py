@@ -9,10 +9,10 @@ Every tensor is converted by the type of the layer that owns it; nothing is left
 import argparse
 from collections.abc import Sequence
 
+from shared import HelpFormatter, convert, run
+
 from models import build_model
 from options import add_network_options, parse_options
-
-from shared import convert, run
 
 #: the network uses the official names, so no rules are needed (fact sheet 4.8)
 RENAME: tuple = ()
@@ -30,7 +30,7 @@ def load_official(model, path, entry: str | None = None) -> convert.Report:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s SRC DST [options]", allow_abbrev=False
     )
     parser.add_argument("source", metavar="SRC", help="torch file (.pth, .pt) or .pdparams or checkpoint folder")
     parser.add_argument("target", metavar="DST", help="file to write; its suffix decides the direction")

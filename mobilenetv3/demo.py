@@ -10,6 +10,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared import InputError, run
+from shared.weights import atomic_write, atomic_write_text
+
 import numpy as np
 import paddle
 from convert import load_official
@@ -20,9 +23,6 @@ from models import build_model
 from options import build_parser, parse_options_for_weights
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
-
-from shared import InputError, run
-from shared.weights import atomic_write, atomic_write_text
 
 TOP = 5
 HEIGHT = 360  # of a labelled picture
@@ -94,7 +94,7 @@ def _fit(pen: ImageDraw.ImageDraw, text: str, font, width: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser(__doc__)
+    parser = build_parser(__doc__, ("run", "output", "network", "preprocessing"))
     parser.add_argument("--image_path", default=None, metavar="PATH", help="a picture, or a folder of pictures")
     parser.add_argument("--class_names", default=None, metavar="FILE", help="class names, one a line")
     options, remembered = parse_options_for_weights(argv, parser)

@@ -1,12 +1,17 @@
 """Top-1 and top-5 accuracy of given weights on a folder of pictures.
 
-python evaluate.py --weights output/best --data_path data/mini
-python evaluate.py --weights mobilenet_v3_small-047dcff4.pth --data_path IMAGENET --engine inference
+    python evaluate.py --weights output/best --data_path data/mini
+    python evaluate.py --weights mobilenet_v3_small-047dcff4.pth --data_path IMAGENET --engine inference
+
+The network's options come from the checkpoint if it is one; folders of ImageNet synsets are labelled as in ImageNet.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Sequence
+
+from shared import InputError, run
+from shared.weights import atomic_write_text
 
 import numpy as np
 import paddle
@@ -18,9 +23,6 @@ from metrics import Meter, accuracy
 from models import build_model
 from options import build_parser, parse_options_for_weights
 from tqdm import tqdm
-
-from shared import InputError, run
-from shared.weights import atomic_write_text
 
 Predictor = Callable[[paddle.Tensor], np.ndarray]
 
@@ -80,7 +82,7 @@ def evaluate(predict: Predictor, dataset: ImageFolder, options: argparse.Namespa
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser(__doc__)
+    parser = build_parser(__doc__, ("run", "network", "reading", "preprocessing"))
     parser.add_argument("--engine", default="dygraph", choices=["dygraph", "inference"], help="what computes")
     parser.add_argument("--output", default=None, metavar="JSON", help="also write the metrics to this file")
     options, remembered = parse_options_for_weights(argv, parser)

@@ -8,19 +8,20 @@ once on the same random pictures and compared with the network; a difference abo
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from shared import InputError, run
+from shared.weights import atomic_write, atomic_write_text
 
 import numpy as np
 import paddle
 from convert import load_official
 from models import build_model
 from options import NETWORK_OPTIONS, PREPROCESSING_OPTIONS, build_parser, parse_options_for_weights
-
-from shared import InputError, run
-from shared.weights import atomic_write, atomic_write_text
 
 LIMIT = 1e-4  # largest difference between an exported network's logits and the dygraph network's
 OPSET = 13
@@ -51,7 +52,7 @@ def export_onnx(prefix: Path, target: Path) -> None:
     )
 
 
-def inference_engine(prefix: Path, device: str = "cpu", threads: int | None = None) -> Engine:
+def inference_engine(prefix: Path, device: str = "cpu") -> Engine:
     """Paddle Inference on an exported graph, with oneDNN on CPU: float32 [N, 3, H, W] -> float32 [N, K]."""
     from paddle import inference
 
@@ -62,7 +63,7 @@ def inference_engine(prefix: Path, device: str = "cpu", threads: int | None = No
     else:
         config.disable_gpu()
         config.enable_mkldnn()
-        config.set_cpu_math_library_num_threads(threads or paddle.base.core.get_num_threads())
+        config.set_cpu_math_library_num_threads(len(os.sched_getaffinity(0)))
     predictor = inference.create_predictor(config)
     feed = predictor.get_input_handle(predictor.get_input_names()[0])
     fetch = predictor.get_output_handle(predictor.get_output_names()[0])
@@ -101,7 +102,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser(__doc__)
+    parser = build_parser(__doc__, ("run", "output", "network", "preprocessing"))
     parser.add_argument(
         "--format", nargs="+", choices=["inference", "onnx"], default=["inference", "onnx"], help="what to write"
     )

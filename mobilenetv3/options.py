@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import InputError
+from shared import HelpFormatter, InputError
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -94,14 +94,22 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add("--dropout", type=_probability, default=0.2, metavar="P", help="dropout before the last Linear")
 
 
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "data")
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "reading pictures")
     group.add("--data_path", default=None, metavar="DIR", help="folder that holds train/ and val/, one folder a class")
     group.add("-b", "--batch_size", type=_positive_int, default=32, metavar="N", help="pictures per process and step")
     group.add("-j", "--workers", type=_count, default=16, metavar="N", help="loader processes (0: none)")
+
+
+def _add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "preprocessing")
     group.add("--interpolation", default="bilinear", choices=["nearest", "bilinear", "bicubic"], help="of every resize")
     group.add("--val_resize_size", type=_positive_int, default=256, metavar="PX", help="shorter side in evaluation")
     group.add("--val_crop_size", type=_positive_int, default=224, metavar="PX", help="centre crop in evaluation")
+
+
+def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "augmentation")
     group.add("--train_crop_size", type=_positive_int, default=224, metavar="PX", help="random crop in training")
     group.add(
         "--auto_augment",
@@ -149,33 +157,50 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = _Group(parser, "run")
-    group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
-    group.add("--output_dir", default=str(FOLDER / "output"), metavar="DIR", help="checkpoints, logs, pictures")
     group.add("--weights", default=None, metavar="W", help=".pdparams, checkpoint folder or official torch file")
+    group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    _Group(parser, "output").add("--output_dir", default=str(FOLDER / "output"), metavar="DIR", help="where results go")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "training")
     group.add("--resume", default=None, metavar="CHECKPOINT", help="continue a training, e.g. from OUTPUT_DIR/latest")
     group.add("--max_steps", type=_positive_int, default=None, metavar="N", help="stop after N steps in all")
     group.add("--checkpoint_steps", type=_count, default=0, metavar="N", help="also save every N steps; 0: every epoch")
     group.add("--eval_freq", type=_positive_int, default=1, metavar="N", help="epochs between evaluations on val/")
     group.add("--print_freq", type=_positive_int, default=10, metavar="N", help="steps between log lines")
     group.add("--seed", type=_count, default=0, metavar="S", help="of weights, order, augmentation and dropout")
-    group.add("--amp", action="store_true", help="mixed precision (GPU; on CPU bfloat16)")
+    group.add("--amp", action="store_true", help="mixed precision (float16 on a GPU, bfloat16 on a CPU)")
     group.add("--sync_bn", action="store_true", help="batch statistics over all processes")
     group.add("--use_deterministic_algorithms", action="store_true", help="GPU: deterministic cuDNN kernels")
     group.add("--test_only", action="store_true", help="evaluate --weights or --resume and stop")
 
 
-def build_parser(description: str | None = None, **settings) -> argparse.ArgumentParser:
-    """The parser with every option of this folder; each script adds its own few."""
+_GROUPS = {
+    "run": _add_run_options,
+    "output": _add_output_options,
+    "network": add_network_options,
+    "reading": _add_reading_options,
+    "preprocessing": _add_preprocessing_options,
+    "augmentation": _add_augmentation_options,
+    "optimisation": _add_optimisation_options,
+    "training": _add_training_options,
+}
+
+
+def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
+    """A parser with these groups of options; each script adds its own few."""
     parser = argparse.ArgumentParser(
         description=description or "MobileNetV3 in PaddlePaddle",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
+        usage="%(prog)s [options]",
         allow_abbrev=False,
-        **settings,
     )
-    add_network_options(parser)
-    _add_data_options(parser)
-    _add_optimisation_options(parser)
-    _add_run_options(parser)
+    for group in groups:
+        _GROUPS[group](parser)
     return parser
 
 
@@ -184,15 +209,17 @@ def parse_options(
     parser: argparse.ArgumentParser | None = None,
     defaults: Mapping | None = None,
 ) -> argparse.Namespace:
-    """Parse `argv` (the command line when None).
+    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
 
     `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
     in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
     """
-    parser = parser or build_parser()
+    everything = build_parser()
+    parser = parser or everything
     if defaults:
         parser.set_defaults(**defaults)
-    return parser.parse_args(argv)
+        everything.set_defaults(**defaults)
+    return argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
 
 
 def remembered_options(weights: str | None) -> dict:

@@ -12,6 +12,9 @@ import time
 import zlib
 from pathlib import Path
 
+from shared import InputError
+from shared.weights import as_numpy, load_checkpoint, save_checkpoint
+
 import numpy as np
 import paddle
 import paddle.distributed as dist
@@ -26,9 +29,6 @@ from optimizers import build_optimizer, build_scheduler, clip_gradients
 from paddle.utils import unique_name
 from tqdm import tqdm
 from visualdl import LogWriter
-
-from shared import InputError
-from shared.weights import as_numpy, load_checkpoint, save_checkpoint
 
 #: what may differ between a training and its continuation
 _FREE_ON_RESUME = {

@@ -4,8 +4,22 @@
 `InputError`; `run` prints it as one line and ends with exit status 2.
 """
 
+import argparse
 import sys
+import warnings
 from collections.abc import Callable
+
+# Paddle says so at every import, and nothing here is recompiled often enough to want ccache.
+warnings.filterwarnings("ignore", message="No ccache found")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The look of every --help: the description as it is written, and the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or isinstance(action.default, list):
+            return action.help
+        return super()._get_help_string(action)
 
 
 class InputError(ValueError):

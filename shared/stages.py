@@ -27,13 +27,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
-from shared import InputError
+from shared import HelpFormatter, InputError
 from shared.diff import Diff, Tolerances, compare
 from shared.files import atomic_write_text, write_error
 from shared.measure import environment, text_table
 from shared.record import Record
+
+from tqdm import tqdm
 
 DTYPES = ("float32", "float64")
 SIDES = ("paddle", "torch")
@@ -91,11 +91,13 @@ class Result:
 def build_parser(folder: Path, stages: Sequence[Stage], description: str) -> argparse.ArgumentParser:
     """The options that every align.py has."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+        description=description, formatter_class=HelpFormatter, allow_abbrev=False, usage="%(prog)s [options]"
     )
     names = [stage.name for stage in stages]
-    parser.add_argument("--stage", nargs="+", choices=names, default=names, help="which stages to run")
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="in which precision")
+    listed = f"which stages to run, of {', '.join(names)}; all if not given"
+    both = f"in {' or '.join(DTYPES)}; both if not given"
+    parser.add_argument("--stage", nargs="+", choices=names, default=names, metavar="NAME", help=listed)
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE", help=both)
     parser.add_argument("--reference", metavar="DIR", help="a checkout of the official repository as the torch side")
     parser.add_argument("--weights", metavar="W", help="official checkpoint to align on, instead of drawn weights")
     parser.add_argument("--output_dir", metavar="O", default=str(folder / "result"), help="records, logs, align.json")

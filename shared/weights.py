@@ -13,13 +13,13 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shared import InputError
 from shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from shared.contents import WeightFile, as_numpy, fill, note_widened
 from shared.files import Refused, atomic_write, atomic_write_text, head, one_line, reading
 from shared.pdparams import read_pdparams, write_pdparams
+
+import numpy as np
 
 __all__ = [
     "PADDLE_SUFFIXES",

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from options import NETWORK_OPTIONS, add_network_options
-
 from shared.diff import Tolerance
 from shared.stages import Stage
+
+from options import NETWORK_OPTIONS, add_network_options
 
 from .plots import plot_training
 

@@ -2,6 +2,10 @@
 
 import zlib
 
+from shared.convert import plan
+from shared.stages import Context
+from shared.weights import as_numpy, read_torch
+
 import numpy as np
 import paddle
 from convert import IGNORE, RENAME, load_official
@@ -14,10 +18,6 @@ from metrics import Meter, accuracy
 from models import build_model
 from optimizers import build_optimizer, build_scheduler
 from options import parse_options
-
-from shared.convert import plan
-from shared.stages import Context
-from shared.weights import as_numpy, read_torch
 
 from . import feeds
 

@@ -8,13 +8,13 @@ import os
 from functools import cache
 from pathlib import Path
 
+from shared.formula import formula_input, formula_state, read_shapes
+
 import numpy as np
 from datasets import load_image
 from datasets.transforms import EvalTransform
 from options import parse_options
 from PIL import Image
-
-from shared.formula import formula_input, formula_state, read_shapes
 
 COMMITTED = Path(__file__).parent / "golden"
 FULL = Path(os.environ["GOLDEN"]) if os.environ.get("GOLDEN") else None

@@ -12,6 +12,8 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from shared import InputError
+
 import numpy as np
 import paddle
 import pytest
@@ -36,8 +38,6 @@ from datasets.folder import find_classes, list_images
 from golden_files import FOLDERS, PHOTOS
 from PIL import Image
 from reference import data as twin
-
-from shared import InputError
 
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
 

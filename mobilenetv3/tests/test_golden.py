@@ -3,6 +3,10 @@
 Limits are the sheet's. `suffix` is "" for the float32 run of the official code and "64" for its float64 run.
 """
 
+from shared.convert import plan
+from shared.formula import read_shapes
+from shared.weights import as_numpy
+
 import numpy as np
 import paddle
 import pytest
@@ -16,10 +20,6 @@ from options import parse_options
 from reference.network import build_reference
 from reference.training import build_average
 from reference.training import build_optimizer as build_reference_optimizer
-
-from shared.convert import plan
-from shared.formula import read_shapes
-from shared.weights import as_numpy
 
 FILES = [pytest.param(file, id=file.name) for file in model_files()]
 DTYPES = [pytest.param("float32", "", id="float32"), pytest.param("float64", "64", id="float64")]

@@ -2,10 +2,10 @@ import json
 import math
 import sys
 
+from shared.measure import Timing, compare_speed, environment, measure, run_child, speed_table, text_table
+
 import numpy as np
 import pytest
-
-from shared.measure import Timing, compare_speed, environment, measure, run_child, speed_table, text_table
 
 
 def test_cases_take_turns_after_the_warmup():

@@ -4,6 +4,9 @@ import subprocess
 import sys
 import zipfile
 
+from shared import InputError
+from shared.record import Record, ReprodLogger
+
 import numpy as np
 import paddle
 import pytest
@@ -11,9 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from shared import InputError
-from shared.record import Record, ReprodLogger
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 DTYPES = ["?", "i1", "u1", "i4", "i8", "u8", "f2", "f4", "f8", "c8", "U4", ">f4"]

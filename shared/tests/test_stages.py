@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
+from shared.record import Record
+
 import numpy as np
 import pytest
-
-from shared.record import Record
 
 ALIGN = '''
 """A toy paper."""
