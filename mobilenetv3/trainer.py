@@ -104,6 +104,7 @@ class Trainer:
         self.epoch = self.step_in_epoch = self.step = 0
         self.best = -1.0
         self.history: list[dict] = []
+        self.writer = None
         self._signal = 0
         if options.weights:
             load_official(self.model, options.weights)
@@ -119,7 +120,8 @@ class Trainer:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._note_signal)
-        self.writer = LogWriter(str(self.output_dir / "visualdl")) if self.rank == 0 else None
+        if self.rank == 0:
+            self.writer = LogWriter(str(self.output_dir / "visualdl"))
         metrics = {}
         while self.epoch < options.epochs and not self._reached_last_step():
             self._train_epoch()
@@ -266,7 +268,7 @@ class Trainer:
             "step_in_epoch": self.step_in_epoch,
             "best": self.best,
             "ema_count": self.average.count if self.average else 0,
-            "scaler": {k: float(v) for k, v in self.scaler.state_dict().items() if np.isscalar(v) or np.size(v) == 1},
+            "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
             "history": self.history,
             "world": self.world,
             "classes": self.train_set.classes,
@@ -295,6 +297,9 @@ class Trainer:
             self.average.count = state["ema_count"]
         self.epoch, self.step_in_epoch, self.step = state["epoch"], state["step_in_epoch"], state["step"]
         self.best, self.history = state["best"], state["history"]
+        scaler = state["scaler"]
+        if scaler:
+            self.scaler.load_state_dict(scaler | {"scale": np.array(scaler["scale"], np.float32)})
         for _ in range(self.epoch):  # the schedule is a function of the epoch alone
             self.scheduler.step()
 
@@ -317,5 +322,6 @@ class Trainer:
         if self.rank != 0:
             return
         tqdm.write(line)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
         with (self.output_dir / "train.log").open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

@@ -248,6 +248,15 @@ def test_wrong_weights(whole, data, tmp_path):
     assert "--weights is missing" in one_line(call("evaluate.py", "--data_path", data))
 
 
+def test_only_evaluates(whole, data, tmp_path):
+    argv = ["--data_path", data, "--output_dir", tmp_path / "o", "--test_only", "--workers", 0]
+    finished = call("train.py", *argv, "--weights", whole / "latest")
+    assert finished.returncode == 0, finished.stderr
+    expected = load_checkpoint(whole / "latest").state["history"][-1]
+    assert f"Acc@1 {expected['val_acc1']:.3f}" in finished.stdout
+    assert "--test_only" in one_line(call("train.py", *argv, "--num_classes", 10))
+
+
 def test_bad_values_of_options_are_refused(tmp_path):
     for argv in (["--batch_size", "0"], ["--random_erase", "1.5"], ["--model", "resnet18"], ["--lr", "-1"]):
         finished = call("train.py", *argv)
