@@ -249,5 +249,12 @@ def parse_options_for_weights(
     Also returns what `remembered_options` found.
     """
     first = parse_options(argv, parser)
-    remembered = remembered_options(first.weights or getattr(first, "resume", None))
+    for name in ("weights", "resume"):
+        path = getattr(first, name)
+        if path and not Path(path).exists():
+            raise InputError(
+                f"--{name} {path}: no such file or folder; give .pdparams, a checkpoint folder or an official torch "
+                "file (make train-mobilenetv3 trains some)"
+            )
+    remembered = remembered_options(first.weights or first.resume)
     return parse_options(argv, parser, remembered.get("options")), remembered
