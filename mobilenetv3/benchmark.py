@@ -9,7 +9,6 @@ ONNX Runtime; then one training step, with the most memory that a process of eac
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ TORCH = "torch eager"
 INFERENCE = ("Paddle dygraph", "Paddle Inference", "ONNX Runtime")
 TRAINING = ("Paddle dygraph",)
 SIZE = 224
+REST = 0.4  # seconds before each call: Paddle's and ONNX Runtime's idle threads spin on, Paddle's for 0.2
 
 
 def _pictures(batch: int) -> np.ndarray:
@@ -102,11 +102,9 @@ class Side:
     """A child process that runs its case once for every line it is sent."""
 
     def __init__(self, argv: Sequence[str], side: str, task: str, batch: int):
-        # Paddle's idle threads spin for 200 ms by default, on the cores that the next side in turn needs
-        env = os.environ | {"KMP_BLOCKTIME": "1"}
         command = [sys.executable, __file__, *argv, "--serve", side, task, str(batch)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self._expect("ready")
 
@@ -141,7 +139,9 @@ def compare(
     """Rows of `shared.measure.speed_table` for one task and batch size; memory as well for training."""
     children = {side: Side(argv, side, task, batch) for side in (TORCH, *sides)}
     try:
-        rows = compare_speed(measure(children, options.repeats, warmup=3, seconds=options.seconds), TORCH, batch)
+        rows = compare_speed(
+            measure(children, options.repeats, warmup=3, seconds=options.seconds, rest=REST), TORCH, batch
+        )
     finally:
         for child in children.values():
             child.close()
@@ -166,7 +166,7 @@ def main(raw: Sequence[str] | None = None) -> None:
         help="batches to infer (1 and 16)",
     )
     parser.add_argument("--train_batch_size", type=int, metavar="N", default=16, help="batch of a training step")
-    parser.add_argument("--repeats", type=int, metavar="N", default=30, help="measured calls of each side")
+    parser.add_argument("--repeats", type=int, metavar="N", default=20, help="measured calls of each side")
     parser.add_argument("--seconds", type=float, metavar="S", default=60, help="most seconds for one comparison")
     parser.add_argument("--output", metavar="JSON", help="also write the figures to this file")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)

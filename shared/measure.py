@@ -37,12 +37,17 @@ class Timing:
 
 
 def measure(
-    cases: Mapping[str, Callable[[], Any]], repeats: int = 20, warmup: int = 3, seconds: float = math.inf
+    cases: Mapping[str, Callable[[], Any]],
+    repeats: int = 20,
+    warmup: int = 3,
+    seconds: float = math.inf,
+    rest: float = 0.0,
 ) -> dict[str, Timing]:
     """Time every case, in turn (A B A B ...), `repeats` times each after `warmup` rounds that do not count.
 
     No round is begun once `seconds` have passed since the first measured one began; at least one is run. A case must
-    end only when its work is done: on a GPU it synchronises the device itself.
+    end only when its work is done: on a GPU it synchronises the device itself. Before each measured call comes a pause of
+    `rest` seconds, in which threads of the case before that still spin on the cores go to sleep; it does not count.
     """
     if repeats < 1 or not cases:
         raise ValueError("measure needs a case and at least one repeat")
@@ -55,6 +60,7 @@ def measure(
         if turn and time.perf_counter() - start >= seconds:
             break
         for name, case in cases.items():
+            time.sleep(rest)
             begin = time.perf_counter()
             case()
             times[name].append(time.perf_counter() - begin)

@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+import time
 
 from shared.measure import Timing, compare_speed, environment, measure, run_child, speed_table, text_table
 
@@ -95,3 +96,10 @@ def test_text_table_aligns():
     ]
     assert text_table(("a", "b"), []) == "a  b"
     assert text_table(("x",), [(12345.67,), (0.0,)]).split() == ["x", "12346", "0"]
+
+
+def test_a_rest_does_not_count():
+    began = time.perf_counter()
+    timings = measure({"a": lambda: None, "b": lambda: None}, repeats=3, warmup=0, rest=0.05)
+    assert time.perf_counter() - began >= 6 * 0.05
+    assert all(timing.median < 0.05 for timing in timings.values())
