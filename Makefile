@@ -60,7 +60,8 @@ MINI_mobilenetv3 := --num_classes 10 --width_mult 0.5 --train_crop_size 64 --val
 # $(call option,--name,value): nothing when the value is empty
 option = $(if $(2),$(1) '$(2)')
 # several processes: GPUS=0,1, or CPUS=2 on the CPU
-LAUNCH = $(if $(GPUS),-m paddle.distributed.launch --devices $(GPUS),$(if $(CPUS),-m paddle.distributed.launch --nproc_per_node $(CPUS)))
+LAUNCHER = -m paddle.distributed.launch --log_dir build/launch
+LAUNCH = $(if $(GPUS),$(LAUNCHER) --devices $(GPUS),$(if $(CPUS),$(LAUNCHER) --nproc_per_node $(CPUS)))
 
 define PAPER_TARGETS
 .PHONY: data-$(1) align-$(1) train-$(1) evaluate-$(1) demo-$(1) export-$(1) benchmark-$(1) test-$(1)
@@ -92,7 +93,7 @@ benchmark-$(1): $(STAMP)
 	$(RUN) $(1)/benchmark.py $$(ARGS)
 
 test-$(1): $(STAMP)
-	$$(TESTS) $(1)/tests
+	$$(TESTS) $(1)/tests $$(ARGS)
 
 $(1)/data/mini/mini.json: | $(STAMP)
 	$(RUN) $(1)/datasets/mini.py

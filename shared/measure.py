@@ -46,8 +46,8 @@ def measure(
     """Time every case, in turn (A B A B ...), `repeats` times each after `warmup` rounds that do not count.
 
     No round is begun once `seconds` have passed since the first measured one began; at least one is run. A case must
-    end only when its work is done: on a GPU it synchronises the device itself. Before each measured call comes a pause of
-    `rest` seconds, in which threads of the case before that still spin on the cores go to sleep; it does not count.
+    end only when its work is done: on a GPU it synchronises the device itself. Before each measured call comes a pause
+    of `rest` seconds, in which threads of the case before that still spin on the cores go to sleep; it does not count.
     """
     if repeats < 1 or not cases:
         raise ValueError("measure needs a case and at least one repeat")

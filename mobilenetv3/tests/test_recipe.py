@@ -70,13 +70,15 @@ def test_a_schedule_goes_on_after_a_restart(argv):
     """The trainer rebuilds it and steps to its epoch."""
     options = parse_options(f"--epochs 8 --lr_step_size 3 {argv}".split())
     scheduler = build_scheduler(options)
-    twin = reference.build_scheduler(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), options)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    twin = reference.build_scheduler(optimizer, options)
     for epoch in range(8):
         again = build_scheduler(options)
         for _ in range(epoch):
             again.step()
         assert again() == scheduler() == pytest.approx(twin.get_last_lr()[0], abs=1e-12)
         scheduler.step()
+        optimizer.step()
         twin.step()
 
 
