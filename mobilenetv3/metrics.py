@@ -71,5 +71,8 @@ class Meters:
     def __getitem__(self, name: str) -> Meter:
         return self.meters[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.meters
+
     def __str__(self) -> str:
         return "  ".join(f"{name}: {meter}" for name, meter in self.meters.items() if meter.count)

@@ -175,7 +175,9 @@ class Trainer:
                 break
             if options.checkpoint_steps and self.step % options.checkpoint_steps == 0 and self.step_in_epoch < steps:
                 self._save("latest")
-        self.history.append({"epoch": self.epoch, "step": self.step, "train_loss": meters["loss"].global_average})
+        # a training that was interrupted after the last step of an epoch resumes with none left
+        loss = meters["loss"].global_average if "loss" in meters else None
+        self.history.append({"epoch": self.epoch, "step": self.step, "train_loss": loss})
 
     def _train_step(self, images, labels) -> tuple[float, np.ndarray, np.ndarray]:
         """One update. Returns the loss, the logits [N, K] and the targets ([N], or [N, K] when mixed)."""

@@ -120,6 +120,19 @@ def test_a_signal_saves_and_stops(whole, data, tmp_path, number, status):
     assert bits(tmp_path / "latest") == bits(whole / "latest")
 
 
+def test_interrupted_after_the_last_step_of_an_epoch(whole, data, tmp_path):
+    """That checkpoint says "five of five steps"; here it is made from the one of the epoch's end."""
+    finished = train(data, tmp_path, "--max_steps", 5)
+    assert finished.returncode == 0, finished.stderr
+    path = (tmp_path / "latest").resolve() / "state.json"
+    state = json.loads(path.read_text())
+    assert (state["epoch"], state["step_in_epoch"]) == (1, 0)
+    path.write_text(json.dumps(state | {"epoch": 0, "step_in_epoch": 5, "history": []}))
+    finished = train(data, tmp_path, "--resume", tmp_path / "latest")
+    assert finished.returncode == 0, finished.stderr
+    assert bits(tmp_path / "latest") == bits(whole / "latest")
+
+
 def test_the_number_of_workers_changes_nothing(whole, data, tmp_path):
     finished = train(data, tmp_path, "--workers", 0)
     assert finished.returncode == 0, finished.stderr
