@@ -5,3 +5,9 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+
+
+def pytest_report_header() -> str:
+    from golden_files import FOLDERS, PHOTOS
+
+    return f"golden figures: {', '.join(FOLDERS)}; photographs: {'yes' if PHOTOS else 'none at hand'}"

@@ -19,7 +19,9 @@ from PIL import Image
 COMMITTED = Path(__file__).parent / "golden"
 FULL = Path(os.environ["GOLDEN"]) if os.environ.get("GOLDEN") else None
 FOLDERS = {"committed": COMMITTED} | ({"full": FULL} if FULL else {})
-PHOTOS = Path(os.environ.get("PHOTOS") or FULL / "../data/imagenet/val") if FULL else None
+PHOTOS = None  # without photographs the tests that need them do not exist; the report's head says so
+if FULL and (os.environ.get("PHOTOS") or (FULL / "../data/imagenet/val").is_dir()):
+    PHOTOS = Path(os.environ.get("PHOTOS") or FULL / "../data/imagenet/val")
 SIZES = ("small", "large")
 
 
@@ -61,7 +63,8 @@ class Golden:
 
     def inputs(self) -> list[str]:
         """Inputs whose outputs the file holds and that can be made here."""
-        return [name for name in ("noise", "photos") if f"output/{name}/logits" in self.keys]
+        names = ("noise", "photos") if PHOTOS else ("noise",)
+        return [name for name in names if f"output/{name}/logits" in self.keys]
 
 
 @cache
