@@ -1,6 +1,7 @@
 """convert.py, export.py, average_checkpoints.py and align.py as a user runs them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,7 +180,8 @@ def test_align_finds_a_planted_fault(official, tmp_path):
     """A wrong epsilon in batch norm: the structure passes, the forward stage names the first stage of the network."""
     data = write_mini(tmp_path / "mini", train_per_class=2, val_per_class=2, size=40)
     faulty = tmp_path / "faulty"
-    subprocess.run(["cp", "-r", FOLDER, faulty], check=True)
+    made = shutil.ignore_patterns("data", "output", "result", "logs", "tests", "__pycache__")
+    shutil.copytree(FOLDER, faulty, ignore=made)
     source = faulty / "models" / "mobilenetv3.py"
     source.write_text(source.read_text().replace("BATCH_NORM_EPSILON = 0.001", "BATCH_NORM_EPSILON = 0.002"))
     finished = subprocess.run(
