@@ -306,9 +306,9 @@ class Trainer:
             self.scheduler.step()
 
     def _restore_optimizer(self, moments: dict[str, np.ndarray], path: str) -> None:
-        """Fill the optimiser's accumulators, which exist once a first step has been prepared."""
+        """Fill the optimiser's accumulators, which it would make at its first step."""
         parameters = [p for group in self.optimizer._param_groups for p in group["params"]]
-        self.optimizer._create_accumulators(None, parameters)
+        self.optimizer._create_accumulators(paddle.static.default_main_program().global_block(), parameters)
         names = self._accumulator_names()
         if set(names.values()) != set(moments):
             raise InputError(f"{path}: holds the state of another optimiser; resume with the same --opt")

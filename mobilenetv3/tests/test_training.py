@@ -133,6 +133,15 @@ def test_interrupted_after_the_last_step_of_an_epoch(whole, data, tmp_path):
     assert bits(tmp_path / "latest") == bits(whole / "latest")
 
 
+@pytest.mark.parametrize("opt", ["sgd", "sgd_nesterov", "adamw"])
+def test_every_optimiser_resumes(data, tmp_path, opt):
+    recipe = [*(opt if word == "rmsprop" else word for word in RECIPE), "--norm_weight_decay", "0", "--eval_freq", "9"]
+    for name, *argv in (("one", 4), ("two", 2), ("two", 4, "--resume", tmp_path / "two" / "latest")):
+        finished = call("train.py", "--data_path", data, "--output_dir", tmp_path / name, *recipe, "--max_steps", *argv)
+        assert finished.returncode == 0, finished.stderr
+    assert bits(tmp_path / "two" / "latest") == bits(tmp_path / "one" / "latest")
+
+
 def test_the_number_of_workers_changes_nothing(whole, data, tmp_path):
     finished = train(data, tmp_path, "--workers", 0)
     assert finished.returncode == 0, finished.stderr
