@@ -100,11 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, remembered = parse_options_for_weights(argv, parser)
     if not options.image_path:
         raise InputError("--image_path is missing: give a picture or a folder of pictures")
-    if not options.weights:
-        raise InputError(
-            "--weights is missing: give .pdparams, a checkpoint folder or an official torch file "
-            "(make train-mobilenetv3 trains some)"
-        )
     pictures = find_pictures(options.image_path)
     paddle.set_device(options.device)
     model = build_model(options)

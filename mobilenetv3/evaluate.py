@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 
-from shared import InputError, run
+from shared import run
 from shared.weights import atomic_write_text
 
 import numpy as np
@@ -86,11 +86,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--engine", default="dygraph", choices=["dygraph", "inference"], help="what computes")
     parser.add_argument("--output", default=None, metavar="JSON", help="also write the metrics to this file")
     options, remembered = parse_options_for_weights(argv, parser)
-    if not options.weights:
-        raise InputError(
-            "--weights is missing: give .pdparams, a checkpoint folder or an official torch file "
-            "(make train-mobilenetv3 trains some)"
-        )
     paddle.set_device(options.device)
     root = split_folder(options.data_path, "val")
     classes = classes_for(root, options.num_classes, remembered.get("classes"))

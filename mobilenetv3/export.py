@@ -129,11 +129,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--format", nargs="+", choices=["inference", "onnx"], default=["inference", "onnx"], help="what to write"
     )
     options, remembered = parse_options_for_weights(argv, parser)
-    if not options.weights:
-        raise InputError(
-            "--weights is missing: give .pdparams, a checkpoint folder or an official torch file "
-            "(make train-mobilenetv3 trains some)"
-        )
     model = build_model(options)
     load_official(model, options.weights)
     model.eval()

@@ -242,19 +242,20 @@ def remembered_options(weights: str | None) -> dict:
 
 
 def parse_options_for_weights(
-    argv: Sequence[str] | None, parser: argparse.ArgumentParser
+    argv: Sequence[str] | None, parser: argparse.ArgumentParser, required: bool = True
 ) -> tuple[argparse.Namespace, dict]:
     """Options, with the network and preprocessing of the checkpoint in --weights or --resume as defaults.
 
-    Also returns what `remembered_options` found.
+    Also returns what `remembered_options` found. InputError where either names nothing that is there, or where
+    --weights is `required` and not given.
     """
     first = parse_options(argv, parser)
+    kinds = "give .pdparams, a checkpoint folder or an official torch file (make train-mobilenetv3 trains some)"
+    if required and not first.weights:
+        raise InputError(f"--weights is missing: {kinds}")
     for name in ("weights", "resume"):
         path = getattr(first, name)
         if path and not Path(path).exists():
-            raise InputError(
-                f"--{name} {path}: no such file or folder; give .pdparams, a checkpoint folder or an official torch "
-                "file (make train-mobilenetv3 trains some)"
-            )
+            raise InputError(f"--{name} {path}: no such file or folder; {kinds}")
     remembered = remembered_options(first.weights or first.resume)
     return parse_options(argv, parser, remembered.get("options")), remembered

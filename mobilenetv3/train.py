@@ -19,7 +19,7 @@ from trainer import Diverged, Interrupted, Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options, _ = parse_options_for_weights(argv, build_parser(__doc__))
+    options, _ = parse_options_for_weights(argv, build_parser(__doc__), required=False)
     if options.device == "gpu" and not paddle.is_compiled_with_cuda():
         raise InputError("--device gpu: this Paddle is the CPU build; install paddlepaddle-gpu or use --device cpu")
     if options.use_deterministic_algorithms:

@@ -22,13 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _relative(float32: float, float64: float, floor32: float = 0.0, floor64: float = 0.0):
-    """Tolerance(dtype): relative error, or an absolute floor for what is zero but for rounding."""
-    bounds = {"float32": Tolerance(float32, floor32), "float64": Tolerance(float64, floor64)}
-    return lambda dtype: bounds[dtype]
-
-
 EQUAL = Tolerance(absolute=0)
+
+
+def _forward(dtype: str):
+    return {"float32": Tolerance(1e-5), "float64": Tolerance(1e-7)}[dtype]
 
 
 def _loss(dtype: str):
@@ -59,7 +57,7 @@ def _train(dtype: str):
 STAGES = (
     Stage("structure", lambda dtype: EQUAL, per_dtype=False),
     Stage("data", lambda dtype: EQUAL, per_dtype=False),
-    Stage("forward", _relative(1e-5, 1e-7)),
+    Stage("forward", _forward),
     Stage("metric", lambda dtype: Tolerance(absolute=1e-6)),
     Stage("loss", _loss),
     Stage("backward", _backward),
