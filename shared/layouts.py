@@ -49,7 +49,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Rule:
-    """Layers of these types: which torch name each of their tensors has, and which are kept in another layout."""
+    """Layers of these types: which torch name each of their tensors has, and which are kept in another layout.
+
+    counter: torch keeps `num_batches_tracked` beside them, unless the layer's class says `counts_batches = False`, as
+    one does that stands for a norm of an extension, InPlaceABN for example.
+    """
 
     types: tuple[type, ...]
     names: dict[str, str]
@@ -117,7 +121,8 @@ def _own_tensors(layer: Any, prefix: str, owned: dict[str, Any]) -> Iterator[Ent
         shape = shape[::-1] if layout == "transposed" else shape
         name = prefix + (rule.names[leaf] if named else leaf)
         yield Entry(name, (prefix + leaf,), layout, tuple(shape), dtype_of(tensor))
-        if rule is not None and rule.counter and leaf == "_variance" and COUNTER not in own:
+        counts = rule is not None and rule.counter and getattr(layer, "counts_batches", True)
+        if counts and leaf == "_variance" and COUNTER not in own:
             yield Entry(prefix + COUNTER, (), "same", (), "int64")
 
 
