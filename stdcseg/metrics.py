@@ -1,0 +1,89 @@
+"""Confusion matrix, IoU and mIoU (fact sheet 7.1)."""
+
+from collections.abc import Sequence
+
+from shared import InputError
+
+import numpy as np
+
+
+class ConfusionMatrix:
+    """Pixels counted by class: `matrix` int64 [K, K], row = label, column = prediction.
+
+    The reference adds up in float32, which loses pixels above 2^24 in a cell; these counts are exact.
+    """
+
+    def __init__(self, num_classes: int, ignore: int = 255):
+        self.num_classes, self.ignore = num_classes, ignore
+        self.matrix = np.zeros((num_classes, num_classes), np.int64)
+
+    def update(self, predictions: np.ndarray, labels: np.ndarray) -> None:
+        """Count the pixels of integer arrays of one shape; those labelled `ignore` are left out.
+
+        InputError, with nothing counted, for other shapes or dtypes and for values that are no class.
+        """
+        predictions, labels = np.asarray(predictions), np.asarray(labels)
+        if predictions.shape != labels.shape:
+            raise InputError(f"predictions and labels differ in shape, {predictions.shape} and {labels.shape}")
+        counted = labels != self.ignore
+        labels = self._classes("labels", labels[counted])
+        predictions = self._classes("predictions", predictions[counted])
+        cells = np.bincount(labels * self.num_classes + predictions, minlength=self.matrix.size)
+        self.matrix += cells.reshape(self.matrix.shape)
+
+    def _classes(self, what: str, values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind not in "iu":
+            raise InputError(f"{what} must be integers, not {values.dtype}")
+        values = values.astype(np.int64)
+        for value in (values.min(), values.max()) if values.size else ():
+            if not 0 <= value < self.num_classes:
+                known = f"0 to {self.num_classes - 1}, or {self.ignore} for pixels that do not count"
+                raise InputError(
+                    f"{what} hold {value}, which is no class: {known}; check the data set and --num_classes"
+                )
+        return values
+
+    def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
+        """Both counts together."""
+        total = ConfusionMatrix(self.num_classes, self.ignore)
+        total.matrix = self.matrix + other.matrix
+        return total
+
+    def iou(self) -> np.ndarray:
+        """Intersection over union of each class, float64 [K]; NaN for a class in neither labels nor predictions."""
+        hits = np.diag(self.matrix)
+        return _share(hits, self.matrix.sum(0) + self.matrix.sum(1) - hits)
+
+    def miou(self) -> float:
+        """The reference's mIoU: the plain mean over all classes, NaN as soon as one occurs nowhere."""
+        return float(self.iou().mean())
+
+    def miou_present(self) -> float:
+        """The mean over the classes that occur in labels or predictions; NaN when nothing was counted."""
+        iou = self.iou()
+        return float(_share(np.nansum(iou), (~np.isnan(iou)).sum()))
+
+    def pixel_accuracy(self) -> float:
+        """Share of the counted pixels whose prediction is their label; NaN when nothing was counted."""
+        return float(_share(np.trace(self.matrix), self.matrix.sum()))
+
+    def table(self, names: Sequence[str]) -> str:
+        """IoU in percent and pixel counts of each class as text; the last line is the mIoU."""
+        width = max(map(len, (*names, "class")))
+        lines = [f"{'class':<{width}}  {'IoU %':>6}  {'label pixels':>14}  {'predicted pixels':>16}"]
+        iou, of_label, of_prediction = self.iou(), self.matrix.sum(1), self.matrix.sum(0)
+        for name, value, labelled, predicted in zip(names, iou, of_label, of_prediction, strict=True):
+            percent = "-" if np.isnan(value) else f"{100 * value:.2f}"
+            lines.append(f"{name:<{width}}  {percent:>6}  {labelled:>14,}  {predicted:>16,}")
+        present = int((~np.isnan(iou)).sum())
+        note = "" if present == self.num_classes else "; the others occur in neither labels nor predictions"
+        lines.append(
+            f"{'mIoU':<{width}}  {100 * self.miou_present():>6.2f}  over {present} of {self.num_classes} classes{note}"
+        )
+        return "\n".join(lines)
+
+
+def _share(part, whole) -> np.ndarray:
+    """part / whole in float64, NaN where the whole is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(part, whole, dtype=np.float64)
