@@ -1,0 +1,67 @@
+"""What each of the seven stages feeds, records and tolerates."""
+
+import argparse
+from pathlib import Path
+
+from shared.diff import Tolerance
+from shared.stages import Stage
+
+from options import NETWORK_OPTIONS, add_network_options
+
+from .plots import plot_training
+
+FOLDER = Path(__file__).resolve().parents[1]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of this paper's align.py besides the common ones."""
+    add_network_options(parser)
+    parser.set_defaults(backbone=None)  # both
+    text = "Cityscapes, or a folder of its layout; drawn when not given"
+    parser.add_argument("--data_path", default=None, metavar="DIR", help=text)
+
+
+EQUAL = Tolerance(absolute=0)
+
+
+def _forward(dtype: str):
+    limit = {"float32": Tolerance(1e-5), "float64": Tolerance(1e-7)}[dtype]
+    # behind a global average the variance is that of four numbers, which magnifies rounding
+    return {".*/statistics/": Tolerance({"float32": 1e-4, "float64": 1e-7}[dtype]), "": limit}
+
+
+def _loss(dtype: str):
+    value = {"float32": Tolerance(1e-6, 1e-7, allow_nan=True), "float64": Tolerance(1e-8, 1e-12, allow_nan=True)}[dtype]
+    return {".*/gradient": Tolerance(1e-5 if dtype == "float32" else 1e-8, 1e-7), ".*/target": EQUAL, "": value}
+
+
+def _backward(dtype: str):
+    gradient = {"float32": Tolerance(1e-3, 1e-5), "float64": Tolerance(1e-6, 1e-9)}[dtype]
+    loss = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
+    return {".*/lr": Tolerance(1e-12), ".*/gradient/": gradient, ".*/groups/": EQUAL, "": loss}
+
+
+def _train(dtype: str):
+    # Training amplifies rounding until two runs part, torch from itself too (train_control.npz, drawn in the plot). So
+    # the beginning is held tightly, and the end by what was learnt.
+    first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
+    return {
+        "mini/first_losses": first,
+        "mini/last_losses": Tolerance(0.25),
+        "mini/final_miou": Tolerance(absolute=0.10),
+        "mini/learns": EQUAL,
+        "curve/": Tolerance(0.5),
+    }
+
+
+STAGES = (
+    Stage("structure", lambda dtype: EQUAL, per_dtype=False),
+    Stage("data", lambda dtype: EQUAL, per_dtype=False),
+    Stage("forward", _forward),
+    Stage("metric", lambda dtype: Tolerance(absolute=1e-6, allow_nan=True)),
+    Stage("loss", _loss),
+    Stage("backward", _backward),
+    Stage("train", _train, plot=plot_training),
+)
+
+__all__ = ["FOLDER", "NETWORK_OPTIONS", "STAGES", "add_options"]

@@ -1,0 +1,303 @@
+"""An official checkout in the torch twin's place: `python align.py --reference DIR`.
+
+The builders are those of `network`, `losses` and `training`, with the checkout's folder as one more argument; what they
+return is called in the same way but runs the classes of MichaelFan01/STDC-Seg, written for torch 1.1 and a GPU. Put
+in here: the arithmetic of its compiled norm (sheet 4.4), a CPU for its GPU, and a full set of outputs for those
+combinations of boundary options for which its network returns none (sheet 2). Everything runs on the CPU.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+from shared import InputError
+
+import torch
+from torch import nn
+
+from .losses import ReferenceCriterion
+
+_WHERE = (
+    "git clone https://github.com/MichaelFan01/STDC-Seg (commit 59ff37fbd693b99972c76fcefe97caa14aeb619f) and give "
+    "that folder"
+)
+_MODULES = ("models.model_stages", "modules.bn", "nets.stdcnet", "loss.loss", "loss.detail_loss", "optimizer_loss")
+_FEATURES = tuple(f"feat{stride}" for stride in (2, 4, 8, 16, 32))
+_OUTPUTS = ("out", "out16", "out32", "detail2", "detail4", "detail8")
+# names of network.ReferenceSTDCSeg.parts -> modules of the official network
+_PARTS = {
+    "arm16": "cp.arm16",
+    "arm32": "cp.arm32",
+    "conv_avg": "cp.conv_avg",
+    "head32": "cp.conv_head32",
+    "head16": "cp.conv_head16",
+    "ffm": "ffm",
+    "raw_out": "conv_out",
+    "raw_out16": "conv_out16",
+    "raw_out32": "conv_out32",
+    "detail16": "conv_out_sp16",
+}
+
+
+def _in_place_norm(x, weight, bias, mean, var, training, momentum, eps, activation, slope):
+    """The compiled norm with activation "none", the only one that the network asks for (sheet 4.4)."""
+    return nn.functional.batch_norm(x, mean, var, weight.abs() + eps, bias, training, momentum, eps)
+
+
+def _stand_ins() -> dict[str, ModuleType]:
+    """Modules that the checkout imports and that cannot be had: the compiled norm, and torchvision, never used."""
+    norm = ModuleType("modules.functions")
+    norm.inplace_abn = norm.inplace_abn_sync = _in_place_norm
+    for name in ("relu", "leaky_relu", "elu", "none"):
+        setattr(norm, f"ACT_{name.upper()}", name)
+    modules = {"modules.functions": norm}
+    if not importlib.util.find_spec("torchvision"):
+        modules["torchvision"] = ModuleType("torchvision")
+    return modules
+
+
+@contextmanager
+def _replaced(owner, **attributes) -> Iterator[None]:
+    kept = {name: getattr(owner, name) for name in attributes}
+    for name, value in attributes.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _on_cpu() -> Iterator[None]:
+    """What is asked of a GPU happens on the CPU, and cross-entropy keeps the dtype of its logits.
+
+    (With float64 logits and float32 targets, as the official loss has them, torch's comes out in float32.)
+    """
+    functional, cross_entropy = nn.functional, nn.functional.binary_cross_entropy_with_logits
+    with (
+        _replaced(torch.Tensor, cuda=lambda tensor: tensor),
+        _replaced(torch.cuda, FloatTensor=torch.FloatTensor),
+        _replaced(functional, binary_cross_entropy_with_logits=lambda x, t: cross_entropy(x, t.to(x.dtype))),
+    ):
+        yield
+
+
+@contextmanager
+def _imports_from(directory: Path) -> Iterator[None]:
+    """Imports find the checkout first. Its modules do not stay: some have the names of this folder's own."""
+    stand_ins = _stand_ins()
+    theirs = {name.partition(".")[0] for name in (*_MODULES, *stand_ins)}
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in theirs}
+    for name in ours:
+        del sys.modules[name]
+    sys.modules.update(stand_ins)
+    sys.path.insert(0, str(directory))
+    try:
+        with _replaced(sys, dont_write_bytecode=True):
+            yield
+    finally:
+        sys.path.remove(str(directory))
+        for name in [name for name in sys.modules if name.partition(".")[0] in theirs]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+
+
+@cache
+def _load(directory: Path) -> SimpleNamespace:
+    if not directory.is_dir():
+        raise InputError(f"--reference {directory}: no such folder; {_WHERE}")
+    for name in _MODULES:
+        file = name.replace(".", "/") + ".py"
+        if not (directory / file).is_file():
+            raise InputError(f"--reference {directory}: not an STDC-Seg checkout, {file} is missing; {_WHERE}")
+    try:
+        with _imports_from(directory):
+            modules = {name: importlib.import_module(name) for name in _MODULES}
+        network, losses = modules["models.model_stages"], modules["loss.loss"]
+        return SimpleNamespace(
+            network=_network_class(network.BiSeNet),
+            classifiers={name: _classifier_class(getattr(network, name)) for name in ("STDCNet813", "STDCNet1446")},
+            ohem=losses.OhemCELoss,
+            detail=modules["loss.detail_loss"].DetailAggregateLoss,
+            optimizer=_optimizer_class(modules["optimizer_loss"].Optimizer),
+        )
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise InputError(f"--reference {directory}: its code is not the expected ({error}); {_WHERE}") from error
+
+
+def _source(directory: str | Path) -> SimpleNamespace:
+    return _load(Path(directory).resolve())
+
+
+def _network_class(official: type) -> type:
+    class OfficialNetwork(official):
+        """The official network, called like `network.ReferenceSTDCSeg`."""
+
+        outputs: tuple[str, ...]
+
+        def parts(self, images):
+            found = {}
+
+            def keep(name):
+                return lambda module, inputs, value: found.update({name: value})
+
+            def keep_features(module, inputs, values):
+                found.update(zip(_FEATURES, values, strict=True))
+
+            hooks = [self.get_submodule(path).register_forward_hook(keep(name)) for name, path in _PARTS.items()]
+            hooks.append(self.cp.backbone.register_forward_hook(keep_features))
+            try:
+                values = super().forward(images)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            return found | dict(zip(_OUTPUTS, values, strict=True))
+
+        def forward(self, images):
+            values = dict(zip(_OUTPUTS, super().forward(images), strict=True))
+            return {name: values[name] for name in self.outputs}
+
+    return OfficialNetwork
+
+
+def _classifier_class(official: type) -> type:
+    class OfficialClassifier(official):
+        """The official backbone, called like `network.STDCNet`."""
+
+        def features_at(self, images):
+            return dict(zip(_FEATURES, super().forward(images), strict=True))
+
+        def forward(self, images):
+            return self.forward_impl(images)
+
+    return OfficialClassifier
+
+
+def _optimizer_class(official: type) -> type:
+    class OfficialOptimizer(official):
+        """The official optimiser with the attribute of torch's own. The groups' rates are set by `step`."""
+
+        @property
+        def param_groups(self):
+            return self.optim.param_groups
+
+    return OfficialOptimizer
+
+
+def _check_width(options: argparse.Namespace) -> None:
+    if options.base != 64:
+        raise InputError(f"--base {options.base}: the official network has 64 only; leave out --reference or --base")
+
+
+def build_reference(options: argparse.Namespace, directory: str | Path) -> nn.Module:
+    """The official network under the calls of `network.build_reference`: `parts`, `outputs`, dict outputs.
+
+    InputError where `directory` is no such checkout, or for another width than 64.
+    """
+    _check_width(options)
+    # all detail heads are switched on, because for some combinations the official network returns nothing
+    network = _source(directory).network(
+        options.backbone,
+        options.num_classes,
+        use_conv_last=options.use_conv_last,
+        **{f"use_boundary_{stride}": True for stride in (2, 4, 8)},
+    )
+    details = [f"detail{stride}" for stride in (2, 4, 8) if getattr(options, f"use_boundary_{stride}")]
+    network.outputs = ("out", "out16", "out32", *details)
+    return network
+
+
+def build_reference_classifier(options: argparse.Namespace, directory: str | Path) -> nn.Module:
+    """The official ImageNet classifier under the calls of `network.build_reference_classifier`."""
+    _check_width(options)
+    return _source(directory).classifiers[options.backbone](use_conv_last=options.use_conv_last)
+
+
+class OfficialCriterion(ReferenceCriterion):
+    """The official losses under the calls of `losses.ReferenceCriterion`."""
+
+    def __init__(self, options: argparse.Namespace, source: SimpleNamespace):
+        super().__init__(options)
+        with _on_cpu():
+            self.hard_pixels = source.ohem(self.thresh, self.n_min)
+            self.boundaries = source.detail()
+        self.fuse_kernel = self.boundaries.fuse_kernel.requires_grad_(options.fuse_kernel == "decayed")
+
+    def ohem(self, logits, labels):
+        return self.hard_pixels(logits, labels)
+
+    def detail(self, logits, labels):
+        with _on_cpu():
+            return self.boundaries(logits, labels)
+
+
+def build_criterion(options: argparse.Namespace, directory: str | Path) -> OfficialCriterion:
+    """The official losses; InputError where `directory` is no such checkout."""
+    return OfficialCriterion(options, _source(directory))
+
+
+def _optimizer(model, loss, options: argparse.Namespace, directory: str | Path):
+    for given, option in (
+        (options.lr_scheduler != "warmup_poly", f"--lr_scheduler {options.lr_scheduler}"),
+        (options.train_backbone_norms, "--train_backbone_norms"),
+        (options.warmup_steps == 0, "--warmup_steps 0"),
+    ):
+        if given:
+            raise InputError(f"{option}: the official code has no such thing; leave out --reference or this option")
+    return _source(directory).optimizer(
+        model,
+        loss,
+        options.lr,
+        options.momentum,
+        options.weight_decay,
+        options.warmup_steps,
+        options.warmup_start_lr,
+        options.max_iter,
+        options.power,
+    )
+
+
+def build_optimizer(
+    network: nn.Module, criterion: OfficialCriterion, options: argparse.Namespace, directory: str | Path
+):
+    """The official optimiser over the official groups: `zero_grad`, `step`, `param_groups`.
+
+    InputError for options that the official recipe does not have.
+    """
+    return _optimizer(network, criterion.boundaries, options, directory)
+
+
+def parameter_groups(
+    network: nn.Module, criterion: OfficialCriterion, options: argparse.Namespace, directory: str | Path
+) -> list[dict]:
+    """The official groups in the form of `training.parameter_groups`."""
+    names = {parameter: name for name, parameter in network.named_parameters()} | {criterion.fuse_kernel: "fuse_kernel"}
+    return [
+        {
+            "names": [names[parameter] for parameter in group["params"]],
+            "params": group["params"],
+            "weight_decay": group["weight_decay"],
+            "lr_mul": 10 if group.get("lr_mul") else 1,
+        }
+        for group in build_optimizer(network, criterion, options, directory).param_groups
+    ]
+
+
+def learning_rate(iteration: int, options: argparse.Namespace, directory: str | Path) -> float:
+    """The official base rate of step `iteration` (0-based)."""
+    no_network = SimpleNamespace(get_params=lambda: ([], [], [], []))
+    no_loss = SimpleNamespace(get_params=list)
+    return set_learning_rate(_optimizer(no_network, no_loss, options, directory), iteration, options)
+
+
+def set_learning_rate(optimizer, iteration: int, options: argparse.Namespace) -> float:
+    """Let the next `step` be that of `iteration`; returns its base rate. The optimiser knows `options` already."""
+    optimizer.it = iteration
+    return optimizer.get_lr()
