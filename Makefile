@@ -56,12 +56,18 @@ $(STAMP): pyproject.toml
 # How `make train-PAPER` trains on the mini data; the same options stand in each README.
 MINI_mobilenetv3 := --num_classes 10 --width_mult 0.5 --train_crop_size 64 --val_resize_size 80 --val_crop_size 64 \
     --workers 1 --batch_size 16 --epochs 20 --eval_freq 4 --lr 0.03 --lr_scheduler cosineannealinglr --print_freq 25
+MINI_stdcseg := --base 32 --use_boundary_8 true --n_img_per_gpu 4 --n_workers_train 1 --crop_size 256 128 --scales 0.5 \
+    --colour_jitter 0.2 --max_iter 460 --warmup_steps 20 --warmup_start_lr 1e-3 --lr 0.015 --train_backbone_norms \
+    --val_scales 0.5 --save_iter_sep 115 --msg_iter 20
+# Processes of that training on the CPU (Paddle's dygraph uses one core of each), unless GPUS or CPUS say otherwise.
+MINI_CPUS_stdcseg := 2
 
 # $(call option,--name,value): nothing when the value is empty
 option = $(if $(2),$(1) '$(2)')
 # several processes: GPUS=0,1, or CPUS=2 on the CPU
 LAUNCHER = -m paddle.distributed.launch --log_dir build/launch
-LAUNCH = $(if $(GPUS),$(LAUNCHER) --devices $(GPUS),$(if $(CPUS),$(LAUNCHER) --nproc_per_node $(CPUS)))
+# $(call launch,processes of the mini training): nothing for one process
+launch = $(if $(GPUS),$(LAUNCHER) --devices $(GPUS),$(if $(or $(CPUS),$(1)),$(LAUNCHER) --nproc_per_node $(or $(CPUS),$(1))))
 
 define PAPER_TARGETS
 .PHONY: data-$(1) align-$(1) train-$(1) evaluate-$(1) demo-$(1) export-$(1) benchmark-$(1) test-$(1)
@@ -74,7 +80,8 @@ align-$(1): $(STAMP)
 	    $$(call option,--output_dir,$$(OUT)) $$(ARGS)
 
 train-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json)
-	$(RUN) $$(LAUNCH) $(1)/train.py --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_$(1))) \
+	$(RUN) $$(call launch,$$(if $$(DATA),,$$(MINI_CPUS_$(1)))) $(1)/train.py \
+	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_$(1))) \
 	    --output_dir '$$(or $$(OUT),$(1)/output/$$(if $$(DATA),train,mini))' $$(if $$(GPUS),--device gpu) $$(ARGS)
 
 evaluate-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
@@ -104,6 +111,7 @@ endef
 $(foreach paper,$(PAPERS),$(eval $(call PAPER_TARGETS,$(paper))))
 
 MINI_IMAGES_mobilenetv3 := mobilenetv3/data/mini/val/mug
+MINI_IMAGES_stdcseg := stdcseg/data/mini/leftImg8bit/val/stiftingen
 
 # --------------------------------------------------------------------------------------------------------- all papers
 

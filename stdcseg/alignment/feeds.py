@@ -27,7 +27,7 @@ NOISE_SHAPE = (1, 3, 100, 180)  # odd sizes on the way down
 CLASSIFIER_SHAPE = (2, 3, 96, 96)
 VARIANT_SHAPE = (4, 3, 64, 96)
 BATCH_SHAPE = (4, 3, 64, 96)
-BATCH_CANDIDATES = 16
+BATCH_CANDIDATES = 10
 OPTIMISER_STEPS = 10
 #: ten optimiser steps of each; short schedules, so that they pass through warm-up and decay
 OPTIMISERS = {
@@ -120,6 +120,12 @@ def batch(context: Context, backbone: str) -> tuple[np.ndarray, np.ndarray]:
     choice = json.loads(choice_file(context, backbone).read_text())
     n, _, h, w = BATCH_SHAPE
     return noise(f"batch{choice}", BATCH_SHAPE, context.dtype), labels("batch", (n, h, w))
+
+
+def optimisers(context: Context, backbone: str) -> dict[str, list[str]]:
+    """name -> options of the optimiser runs: all of them on the first backbone, the reference's on the other."""
+    names = list(OPTIMISERS) if backbone == backbones(context)[0] else ["warmup_poly"]
+    return {name: OPTIMISERS[name].split() for name in names}
 
 
 def choice_file(context: Context, backbone: str) -> Path:

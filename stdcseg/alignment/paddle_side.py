@@ -200,8 +200,8 @@ def backward(context: Context) -> dict:
             for name, gradient in plan(network, RENAME, IGNORE).gradients_to_torch(gradients).items():
                 if "backbone.x" not in name:  # the aliases
                     record[f"{backbone}/{mode}/gradient/{name}"] = gradient
-        for name, argv in feeds.OPTIMISERS.items():
-            steps = _optimiser_steps(context, backbone, argv.split(), images, target)
+        for name, argv in feeds.optimisers(context, backbone).items():
+            steps = _optimiser_steps(context, backbone, argv, images, target)
             record |= {f"{backbone}/{name}/{key}": value for key, value in steps.items()}
     return record
 

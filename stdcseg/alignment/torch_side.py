@@ -326,10 +326,10 @@ def backward(context: Context) -> dict:
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
                     record[f"{backbone}/{mode}/gradient/{name}"] = parameter.grad.numpy()
-        for name, argv in feeds.OPTIMISERS.items():
+        for name, argv in feeds.optimisers(context, backbone).items():
             # the official code knows its own schedule and groups only
             source = code if name == "warmup_poly" else _TWIN
-            steps = _optimiser_steps(context, source, backbone, argv.split(), images, target)
+            steps = _optimiser_steps(context, source, backbone, argv, images, target)
             record |= {f"{backbone}/{name}/{key}": value for key, value in steps.items()}
     return record
 

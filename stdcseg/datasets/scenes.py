@@ -35,7 +35,6 @@ class Id(IntEnum):
     POLE = 17
     TRAFFIC_SIGN = 20
     VEGETATION = 21
-    TERRAIN = 22
     SKY = 23
     PERSON = 24
     CAR = 26
@@ -85,9 +84,9 @@ def mix(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     return a + np.float32(share) * (b - a)
 
 
-def any_colour(rng: np.random.Generator) -> np.ndarray:
-    """A colour of any hue, more often pale or grey than bright, float32 RGB [3]."""
-    saturation = rng.uniform(0, 0.12) if rng.random() < 0.4 else rng.uniform(0.1, 0.8)
+def any_colour(rng: np.random.Generator, grey: float = 0.4) -> np.ndarray:
+    """A colour of any hue, or with probability `grey` nearly without one, float32 RGB [3]."""
+    saturation = rng.uniform(0, 0.12) if rng.random() < grey else rng.uniform(0.1, 0.8)
     hsv = np.float32([[[rng.uniform(0, 360), saturation, rng.uniform(0.12, 0.95)]]])
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
 
@@ -295,13 +294,12 @@ def draw_sky(scene: Scene) -> None:
 class Side(NamedTuple):
     """One side of the street: where each strip of the ground ends, in metres outwards from the camera's middle.
 
-    There are no parking bays where `parking` is `road`, and no grass beside the kerb where `verge` is `parking`.
+    There are no parking bays where `parking` is `road`; the kerb follows, then the sidewalk up to `walk`.
     """
 
     sign: int  # -1 left, 1 right
     road: float
     parking: float
-    verge: float
     walk: float
 
 
@@ -317,8 +315,7 @@ class Lot(NamedTuple):
 def draw_side(rng: np.random.Generator, sign: int) -> Side:
     road = rng.uniform(2.2, 3.2) if sign > 0 else rng.uniform(3.2, 5)
     parking = road + (rng.uniform(2.0, 2.5) if rng.random() < 0.25 else 0)
-    verge = parking + (rng.uniform(1.5, 2.6) if rng.random() < 0.4 else 0)
-    return Side(sign, road, parking, verge, verge + rng.uniform(2.5, 4.5))
+    return Side(sign, road, parking, parking + rng.uniform(2.5, 4.5))
 
 
 def draw_lots(rng: np.random.Generator, end: float) -> list[Lot]:
@@ -327,8 +324,8 @@ def draw_lots(rng: np.random.Generator, end: float) -> list[Lot]:
     while z < end:
         kind = ("house", "garden", "park", "gap")[rng.choice(4, p=taste)]
         length = rng.uniform(5, 9) if kind == "gap" else rng.uniform(8, 22)
-        paved = {"house": Id.SIDEWALK, "gap": Id.PARKING if rng.random() < 0.4 else Id.SIDEWALK}
-        lots.append(Lot(z, z + length, kind, paved.get(kind, Id.TERRAIN)))
+        ground = Id.PARKING if kind == "gap" and rng.random() < 0.4 else Id.SIDEWALK
+        lots.append(Lot(z, z + length, kind, ground))
         z += length
     return lots
 
@@ -340,7 +337,6 @@ def ground_labels(x: np.ndarray, z: np.ndarray, sides: list[Side], lots: list[li
         out = side.sign * x
         label[out > side.road] = Id.PARKING
         label[out > side.parking] = Id.SIDEWALK
-        label[(out > side.parking + 0.25) & (out < side.verge)] = Id.TERRAIN  # behind the kerb
         here = np.searchsorted([lot.end for lot in land[:-1]], z)
         grounds = np.array([lot.ground for lot in land], np.uint8)[here]
         label = np.where(out > side.walk, grounds[:, None], label)
@@ -348,7 +344,7 @@ def ground_labels(x: np.ndarray, z: np.ndarray, sides: list[Side], lots: list[li
 
 
 def draw_ground(scene: Scene, sides: list[Side], lots: list[list[Lot]]) -> None:
-    """Road, parking bays, kerbs, slabs, grass and the shadows on them: each pixel where its ray meets the ground."""
+    """Road, parking bays, kerbs, slabs and the shadows on them: each pixel where its ray meets the ground."""
     rng, camera, canvas = scene.rng, scene.camera, scene.canvas
     height, width = canvas.label.shape
     top = int(np.floor(camera.v)) + 1
@@ -369,13 +365,11 @@ def draw_ground(scene: Scene, sides: list[Side], lots: list[list[Lot]]) -> None:
     slab = np.float32(rng.uniform(0.4, 1.1))
     cells = noise_at(WHITE, np.floor(x / slab), np.floor(z / slab)) * seen(slab)
     joints = (((x / slab) % 1 < 0.07) | ((z / slab) % 1 < 0.07)) * seen(slab / 2)
-    grass = mix(scene.leaf, np.float32([0.5, 0.42, 0.28]), rng.uniform(0, 0.7))
-    walk, bay = (mix(GREY * np.float32(rng.uniform(0.3, 0.65)), any_colour(rng), rng.uniform(0, 0.3)) for _ in range(2))
+    walk, bay = (mix(GREY * np.float32(rng.uniform(0.4, 0.7)), any_colour(rng), rng.uniform(0, 0.25)) for _ in range(2))
     looks = {
         Id.ROAD: (scene.road, 1 + np.float32(rng.uniform(0.04, 0.1)) * grain + 0.03 * clumps + 0.05 * stains),
         Id.SIDEWALK: (walk, 1 + 0.03 * grain + 0.07 * cells - 0.3 * joints + 0.03 * stains),
         Id.PARKING: (bay, 1 + 0.05 * grain + 0.1 * cells - 0.2 * joints),
-        Id.TERRAIN: (grass, 1 + 0.16 * grain + 0.2 * clumps + 0.08 * stains),
     }
     picture = np.zeros((*label.shape, 3), np.float32)
     for kind, (colour, pattern) in looks.items():
@@ -619,7 +613,7 @@ def add_tree(scene: Scene, x: float, z: float) -> None:
 
 def post(scene: Scene, height: float, radius: float) -> list[Part]:
     """A round post, brighter where the sun is."""
-    colour = mix(GREY * np.float32(scene.rng.uniform(0.15, 0.75)), scene.paint(), scene.rng.uniform(0, 0.6))
+    colour = mix(GREY * np.float32(scene.rng.uniform(0.15, 0.75)), scene.paint(), scene.rng.uniform(0, 0.25))
     body = np.array([(-radius, 0), (radius, 0), (0.8 * radius, height), (-0.8 * radius, height)])
     sun = np.sign(scene.light.towards[0]) * radius
     bright, dark = body * (0.3, 1) + (0.45 * sun, 0), body * (0.3, 1) - (0.6 * sun, 0)
@@ -680,7 +674,9 @@ def add_person(scene: Scene, x: float, z: float) -> None:
     rng = scene.rng
     tall = rng.uniform(1.55, 1.95) if rng.random() < 0.85 else rng.uniform(1.1, 1.4)
     stride, hem = rng.uniform(0.02, 0.16), 0.3 if rng.random() < 0.35 else 0.45
-    trousers, top, bag, shoe, hair = (*(scene.paint() for _ in range(3)), any_colour(rng) * 0.5, any_colour(rng) * 0.5)
+    bag, shoe, hair = (any_colour(rng) * tone for tone in (1, 0.5, 0.5))
+    trousers = mix(BLUE, BLACK, rng.uniform(0, 0.8)) * np.float32(rng.uniform(0.7, 1.2))
+    top = mix((RED, YELLOW, PALE)[rng.integers(3)], any_colour(rng), rng.uniform(0, 0.35))
     skin = np.float32([0.85, 0.62, 0.5]) * np.float32(rng.uniform(0.35, 1.1))
     shin, hand = skin if rng.random() < 0.25 else trousers, (0.12 + stride, 0.5)
     elbow = (0.13 + 0.3 * stride, 0.64)
@@ -876,7 +872,7 @@ def draw_palette(rng: np.random.Generator) -> list[np.ndarray]:
     plants = [(0.25, 0.38, 0.14), (0.36, 0.45, 0.2), (0.2, 0.3, 0.2), (0.55, 0.42, 0.16), (0.5, 0.28, 0.16)]
     sky = np.array(skies[rng.integers(5)]) * rng.uniform(0.85, 1.1)
     leaf = np.array(plants[rng.choice(5, p=[0.35, 0.3, 0.2, 0.1, 0.05])]) * rng.uniform(0.9, 1.3)
-    road = mix(GREY * rng.uniform(0.22, 0.55), any_colour(rng), rng.uniform(0, 0.15))
+    road = mix(GREY * rng.uniform(0.2, 0.4), any_colour(rng), rng.uniform(0, 0.12))
     return [np.float32(colour) for colour in (sky, leaf, road)]
 
 
@@ -928,15 +924,14 @@ def furnish_side(scene: Scene, side: Side, end: float) -> None:
     for _ in range(rng.integers(1, 3)):
         add_sign(scene, sign * (kerb + rng.uniform(-0.1, 0.4)), rng.uniform(5.5, 10))
     if rng.random() < 0.45:
-        row = side.verge - 0.5 if side.verge > side.parking else kerb + 0.2
         for z in steps(rng, rng.uniform(8, 20), 40, 9, 16):
-            add_tree(scene, sign * row, z)
+            add_tree(scene, sign * (kerb + 0.2), z)
 
     def walkway() -> float:
-        return sign * rng.uniform(side.verge + 0.3, side.walk)
+        return sign * rng.uniform(side.parking + 0.8, side.walk)
 
     for _ in range(rng.integers(1, 4)):
-        x, z = walkway(), rng.uniform(5, 9)
+        x, z = walkway(), rng.uniform(6, 10)
         for friend in range(1 + (rng.random() < 0.3)):
             add_person(scene, x + 0.6 * friend, z + rng.uniform(0, 0.5))
     for label in (Id.STATIC, Id.DYNAMIC, Id.UNLABELED):
@@ -953,8 +948,8 @@ def furnish_road(scene: Scene, sides: list[Side]) -> None:
         add_car(scene, rng.uniform(left + 0.7, -2.5), rng.uniform(9, 22), rng.normal(180, 2))
     if rng.random() < 0.15:
         add_car(scene, rng.uniform(-6, 6), rng.uniform(12, 22), rng.choice([90, 270]) + rng.normal(0, 12))
-    for _ in range(rng.integers(0, 3)):
-        add_person(scene, rng.uniform(left, right), rng.uniform(5, 10))
+    for _ in range(rng.integers(1, 4)):
+        add_person(scene, rng.uniform(left, right), rng.uniform(5, 9))
 
 
 def draw_bonnet(scene: Scene) -> None:

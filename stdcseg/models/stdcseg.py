@@ -139,6 +139,14 @@ class STDCSeg(nn.Layer):
                     head.conv(feature)
         return outputs
 
+    def idle_layers(self) -> list[nn.Layer]:
+        """The layers of the official checkpoint that no loss reaches: the classifier's, and detail heads not in use."""
+        backbone = self.cp.backbone
+        idle = [backbone.fc, backbone.bn, backbone.linear, self.conv_out_sp16]
+        if not backbone.use_conv_last:
+            idle.append(backbone.conv_last)
+        return idle + [getattr(self, f"conv_out_sp{s}") for s in DETAIL_STRIDES if s not in self.boundaries]
+
     def segment(self, images):
         """images [N, 3, H, W] -> `out` [N, classes, H, W], without the heads that only training needs."""
         features, cp8, _ = self.cp(images)

@@ -1,0 +1,498 @@
+"""Metrics and whole-picture inference, port and twin, against figures of the official code (fact sheet 9, "metric")."""
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from shared import InputError
+from shared.convert import plan
+from shared.formula import formula_input, formula_tensor
+from shared.weights import as_numpy, write_pdparams
+
+import evaluate as evaluation
+import numpy as np
+import paddle
+import pytest
+import torch
+from datasets import CLASS_NAMES, normalise
+from datasets.mini import write_mini
+from golden_files import files_of, formula_weights, golden
+from inference import (
+    Protocol,
+    chip_scores,
+    crop_scores,
+    predict_scaled,
+    scaled_crop_scores,
+    scaled_logits,
+    scaled_probabilities,
+)
+from metrics import ConfusionMatrix
+from models import build_model, resize_bilinear
+from options import parse_options
+from reference import evaluation as twin
+from reference.network import build_reference
+
+STDCSEG = Path(__file__).resolve().parents[1]
+DTYPES = ["float32", "float64"]
+CLASSES = 19
+
+
+def each(key: str, names: str):
+    """Parametrises with all (folder, case) for which the folder's file holds `key`, its group 1 being the case."""
+    found = [
+        (folder, match[1])
+        for folder in files_of("metric")
+        for match in (re.fullmatch(key, name) for name in golden(folder, "metric").files)
+        if match
+    ]
+    return pytest.mark.parametrize(names, found)
+
+
+def changed(file, case: str) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, predictions) of one case: the stored ones, changed as the case's name says."""
+    labels, predictions = file["input/labels"].copy(), file["input/preds"].copy()
+    if case in ("absent_everywhere", "absent_from_labels"):
+        labels[labels == 16] = 13
+    if case in ("absent_everywhere", "absent_from_preds"):
+        predictions[predictions == 16] = 13
+    if case == "all_ignored":
+        labels[:] = 255
+    return labels, predictions
+
+
+def seed(file) -> int:
+    return int(file["meta/seed"].item())
+
+
+def strided(array, file, key: str) -> np.ndarray:
+    assert list(array.shape) == file[f"meta/shape/{key}"].tolist()
+    return as_numpy(array)[tuple(slice(None, None, step) for step in file[f"meta/slice/{key}"])]
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+@each(r"metric/(a[a-z_]+)/hist", "folder, case")
+def test_histogram_and_iou(folder, case):
+    file = golden(folder, "metric")
+    labels, predictions = changed(file, case)
+    port, histogram = ConfusionMatrix(CLASSES), torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    for batch_labels, batch_predictions in zip(labels, predictions, strict=True):
+        port.update(batch_predictions, batch_labels)
+        histogram += twin.histogram(torch.from_numpy(batch_predictions), torch.from_numpy(batch_labels), CLASSES)
+    np.testing.assert_array_equal(port.matrix, file[f"metric/{case}/hist"])
+    np.testing.assert_array_equal(histogram.numpy(), file[f"metric/{case}/hist"])
+    for iou in (port.iou(), twin.iou(histogram).numpy()):
+        assert iou.dtype == np.float64
+        np.testing.assert_allclose(iou, file[f"metric/{case}/iou"], rtol=0, atol=1e-6)  # the reference's are float32
+    for miou in (port.miou(), twin.mean_iou(histogram)):
+        np.testing.assert_allclose(miou, file[f"metric/{case}/miou"], rtol=0, atol=1e-6)
+
+
+def test_classes_that_occur_nowhere():
+    labels, predictions = changed(golden("committed", "metric"), "absent_everywhere")
+    port = ConfusionMatrix(CLASSES)
+    port.update(predictions, labels)
+    assert np.isnan(port.miou()) and np.flatnonzero(np.isnan(port.iou())).tolist() == [16]
+    assert port.miou_present() == pytest.approx(np.nanmean(port.iou()))
+    kept = labels != 255
+    assert port.pixel_accuracy() == pytest.approx((labels == predictions)[kept].mean())
+    table = port.table(CLASS_NAMES).splitlines()
+    assert next(line for line in table if line.startswith("train ")).split() == ["train", "-", "0", "0"]
+    assert "18 of 19 classes" in table[-1] and f"{100 * port.miou_present():.2f}" in table[-1]
+
+
+def test_nothing_counted():
+    port = ConfusionMatrix(3)
+    port.update(np.zeros((2, 4), np.int64), np.full((2, 4), 255))
+    assert port.matrix.sum() == 0
+    assert np.isnan([port.miou(), port.miou_present(), port.pixel_accuracy(), *port.iou()]).all()
+    assert "0 of 3 classes" in port.table(["a", "b", "c"])
+
+
+def test_counts_above_float32s_integers():
+    port = ConfusionMatrix(2)
+    port.matrix[0, 0] = 2**24
+    port.update(np.array([0]), np.array([0]))
+    assert port.matrix[0, 0] == 2**24 + 1
+    assert np.float32(2**24) + np.float32(1) == 2**24  # what the reference's float32 matrix makes of it
+    other = ConfusionMatrix(2)
+    other.update(np.array([1, 0]), np.array([0, 1]))
+    np.testing.assert_array_equal((port + other).matrix, [[2**24 + 1, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_dtypes_of_labels_and_predictions(dtype):
+    labels, predictions = np.array([[18, 255, 17]], dtype), np.array([[18, 3, 16]], dtype)
+    port = ConfusionMatrix(CLASSES)
+    port.update(predictions, labels)
+    assert port.matrix[18, 18] == port.matrix[17, 16] == 1 and port.matrix.sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "said"),
+    [
+        ([[0, 19]], [[0, 0]], "predictions hold 19"),
+        ([[0, -1]], [[0, 0]], "predictions hold -1"),
+        ([[0, 0]], [[0, 34]], "labels hold 34"),
+        ([[0, 0]], [[0, -1]], "labels hold -1"),
+        ([[0, 0]], [[0]], "shape"),
+        ([[0.5, 0.0]], [[0, 0]], "float64"),
+    ],
+)
+def test_what_is_no_class_is_refused(predictions, labels, said):
+    port = ConfusionMatrix(CLASSES)
+    with pytest.raises(InputError, match=said):
+        port.update(np.array(predictions), np.array(labels))
+    assert port.matrix.sum() == 0
+
+
+# ------------------------------------------------------------------------------------------- one scale (fact sheet 7.1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each(r"metric/linear_([\d.]+)/hist", "folder, scale")
+def test_linear_network(folder, scale, dtype):
+    file = golden(folder, "metric")
+    images = formula_input("metric_image", tuple(file["meta/linear_input"]), seed(file)).astype(dtype)
+    mix = formula_tensor("metric.mix", (CLASSES, 3), seed(file), 3.0).astype(dtype)
+    labels = file["input/linear_labels"]
+    seen = []
+
+    def port_network(x):
+        seen.append(x.numpy())
+        return paddle.einsum("kc,nchw->nkhw", paddle.to_tensor(mix), x)
+
+    def twin_network(x):
+        seen.append(x.numpy())
+        return torch.einsum("kc,nchw->nkhw", torch.from_numpy(mix), x)
+
+    port = ConfusionMatrix(CLASSES)
+    port.update(predict_scaled(port_network, paddle.to_tensor(images), float(scale), labels.shape[1:]), labels)
+    labels = torch.from_numpy(labels)
+    predictions = twin.predict_at(twin_network, torch.from_numpy(images), float(scale), labels.shape[1:])
+    histogram = twin.histogram(predictions, labels, CLASSES)
+    key = f"metric/linear_{scale}"
+    np.testing.assert_array_equal(port.matrix, file[f"{key}/hist"])
+    np.testing.assert_array_equal(histogram.numpy(), file[f"{key}/hist"])
+    np.testing.assert_allclose([port.miou(), twin.mean_iou(histogram)], file[f"{key}/miou"], rtol=0, atol=1e-7)
+    for resized in seen:
+        assert resized.dtype == dtype
+        got = strided(resized, file, f"linear_{scale}/resized")
+        np.testing.assert_allclose(got, file[f"{key}/resized"], rtol=0, atol=1e-5)
+
+
+def test_the_class_by_class_argmax_is_the_argmax_of_the_logits():
+    images = paddle.to_tensor(formula_input("argmax", (2, 3, 21, 34), 1))
+    network = convolution(1, "float32")[0]
+    logits = scaled_logits(network, images, 0.7, (40, 50))
+    np.testing.assert_array_equal(predict_scaled(network, images, 0.7, (40, 50)), logits.numpy().argmax(1), strict=True)
+
+
+@cache
+def stdc1(folder: str, dtype: str):
+    """(port's, twin's) logits functions of the stdc1 network with the figures' weights."""
+    model, reference = build_model(parse_options([])), build_reference(parse_options([]))
+    weights = formula_weights(folder, "stdc1")
+    names = reference.state_dict().keys()
+    reference.load_state_dict({name: torch.from_numpy(np.array(weights[name])) for name in names})
+    reference = reference.to(getattr(torch, dtype)).eval()
+    tensors, _, report = plan(model).to_paddle(weights)
+    report.raise_if_bad("golden")
+    model.set_state_dict(tensors)
+    model.to(dtype=dtype)
+    return evaluation.dygraph_segment(model), torch.no_grad()(lambda images: reference(images)["out"])
+
+
+def frame(file, dtype: str) -> np.ndarray:
+    """The stored picture, [1, 3, H, W]."""
+    return normalise(file["input/frame"])[None].astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each(r"metric/frame_([\d.]+)/hist", "folder, scale")
+def test_frame(folder, scale, dtype):
+    """A real picture through the whole network: histogram, IoU, mIoU."""
+    file = golden(folder, "metric")
+    key = f"metric/frame{'64' if dtype == 'float64' else ''}_{scale}"
+    labels, images = file["input/frame_labels"], frame(file, dtype)
+    port, reference = stdc1(folder, dtype)
+    matrix = ConfusionMatrix(CLASSES)
+    matrix.update(predict_scaled(port, paddle.to_tensor(images), float(scale), labels.shape[1:]), labels)
+    predictions = twin.predict_at(reference, torch.from_numpy(images), float(scale), labels.shape[1:])
+    histogram = twin.histogram(predictions, torch.from_numpy(labels), CLASSES)
+    for counts, iou in ((matrix.matrix, matrix.iou()), (histogram.numpy(), twin.iou(histogram).numpy())):
+        flips = np.abs(counts - file[f"{key}/hist"]).sum() // 2  # a pixel that flips leaves one cell for another
+        assert flips <= 1, f"{flips} pixels"
+        if not flips:
+            np.testing.assert_allclose(iou, file[f"{key}/iou"], rtol=0, atol=1e-7)
+            np.testing.assert_allclose(iou.mean(), file[f"{key}/miou"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each(r"post/frame_([\d.]+)/logits", "folder, scale")
+def test_frame_logits(folder, scale, dtype):
+    file = golden(folder, "metric")
+    suffix, limit = {"float32": ("", 1e-4), "float64": ("64", 1e-9)}[dtype]
+    size, images = file["input/frame_labels"].shape[1:], paddle.to_tensor(frame(file, dtype))
+    port, _ = stdc1(folder, dtype)
+    logits = scaled_logits(port, images, float(scale), size)
+    key = f"frame_{scale}"
+    got = strided(logits, file, f"{key}/logits")
+    np.testing.assert_allclose(got, file[f"post{suffix}/{key}/logits"], rtol=0, atol=limit)
+    stats = [logits.numpy().mean(dtype=np.float64), logits.numpy().std(dtype=np.float64), np.abs(logits.numpy()).max()]
+    np.testing.assert_allclose(stats, file[f"post{suffix}_stats/{key}/logits"], rtol=0, atol=limit)
+    predictions = predict_scaled(port, images, float(scale), size)
+    assert (predictions[:, ::2, ::2] != file[f"post{suffix}/{key}/preds"]).sum() <= 1
+    best = np.sort(logits.numpy(), axis=1)
+    close = ((best[:, -1] - best[:, -2]) < 1e-3).sum()
+    assert abs(close - file[f"post{suffix}/{key}/margin_below_1e-3"]) <= 1
+
+
+# ------------------------------------------------------------------------------------ windows, flips (fact sheet 7.2)
+
+
+def convolution(number: int, dtype: str):
+    """(Paddle, torch) network of the window figures: one 3x3 convolution."""
+    weight = formula_tensor("metric.msc", (CLASSES, 3, 3, 3), number, 6.0).astype(dtype)
+    kernel, other = paddle.to_tensor(weight), torch.from_numpy(weight)
+    return (
+        lambda images: paddle.nn.functional.conv2d(images, kernel, padding=1),
+        lambda images: torch.nn.functional.conv2d(images, other, padding=1),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each(r"meta/(msc_.*)/cropsize", "folder, case")
+def test_windows(folder, case, dtype):
+    file = golden(folder, "metric")
+    images = formula_input("msc_image", tuple(file["meta/msc_input"]), seed(file)).astype(dtype)
+    crop, flip = int(file[f"meta/{case}/cropsize"].item()), bool(file[f"meta/{case}/flip"].item())
+    port, other = convolution(seed(file), dtype)
+    x, y = paddle.to_tensor(images), torch.from_numpy(images)
+    sides = {
+        "chip": (chip_scores(port, x, flip), twin.chip_scores(other, y, flip)),
+        "crop_eval": (crop_scores(port, x, crop, flip), twin.window_scores(other, y, crop, flip)),
+        "scaled_0.75": (
+            scaled_crop_scores(port, x, 0.75, crop, flip),
+            twin.scaled_window_scores(other, y, 0.75, crop, flip),
+        ),
+    }
+    for name, both in sides.items():
+        key = f"{case}/{name}"
+        for scores in both:
+            assert as_numpy(scores).dtype == dtype
+            np.testing.assert_allclose(strided(scores, file, key), file[f"metric/{key}"], rtol=1e-5)
+            scores = as_numpy(scores).astype(np.float64)
+            stats = [scores.mean(), scores.std(), np.abs(scores).max()]
+            np.testing.assert_allclose(stats, file[f"metric_stats/{key}"], rtol=1e-5)
+        np.testing.assert_allclose(*map(as_numpy, both), rtol=0, atol={"float32": 1e-5, "float64": 1e-12}[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each(r"metric/(msc)/hist", "folder, case")
+def test_multi_scale_figure(folder, case, dtype):
+    """The reference adds the unscaled picture's scores once per scale, so its mIoU is that of one chip.
+
+    Its histogram has row = prediction, and the golden one was counted without flip, though the mIoU is with it.
+    """
+    file = golden(folder, "metric")
+    images = formula_input("msc_image", tuple(file["meta/msc_input"]), seed(file)).astype(dtype)
+    labels = file["input/msc_labels"]
+    port, other = convolution(seed(file), dtype)
+    matrices, histograms = [], []
+    for flip in (False, True):
+        matrices.append(ConfusionMatrix(CLASSES))
+        matrices[-1].update(chip_scores(port, paddle.to_tensor(images), flip).numpy().argmax(1), labels)
+        predictions = twin.chip_scores(other, torch.from_numpy(images), flip).argmax(1)
+        histograms.append(twin.histogram(predictions, torch.from_numpy(labels), CLASSES))
+    np.testing.assert_array_equal(matrices[0].matrix.T, file[f"metric/{case}/hist"])
+    np.testing.assert_array_equal(histograms[0].numpy().T, file[f"metric/{case}/hist"])
+    mious = [matrices[1].miou(), twin.mean_iou(histograms[1])]
+    np.testing.assert_allclose(mious, file[f"metric/{case}/miou"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [(40, 70), (70, 40), (33, 33), (20, 90)])
+@pytest.mark.parametrize("crop", [32, 33, 64])
+def test_windows_of_any_shape(size, crop):
+    images = formula_input("any", (2, 3, *size), 3).astype("float64")
+    port, other = convolution(3, "float64")
+    scores = crop_scores(port, paddle.to_tensor(images), crop, True).numpy()
+    np.testing.assert_allclose(
+        scores, twin.window_scores(other, torch.from_numpy(images), crop, True).numpy(), rtol=0, atol=1e-12
+    )
+
+
+def test_sums_over_scales_and_flips():
+    images = paddle.to_tensor(formula_input("sum", (1, 3, 30, 44), 5).astype("float64"))
+    port, other = convolution(5, "float64")
+    protocol = Protocol((0.5, 1.0, 1.5), flip=True)
+    softmax = paddle.nn.functional.softmax
+    expected = 0
+    for scale in (0.5, 1.0, 1.5):
+        small = resize_bilinear(images, (int(30 * scale), int(44 * scale)))
+        expected += softmax(resize_bilinear(port(small), (30, 44)), 1)
+        mirrored = resize_bilinear(port(small.flip(3)), (30, 44))
+        expected += softmax(mirrored, 1).flip(3)
+    summed = sum(scaled_probabilities(port, images, scale, (30, 44), True) for scale in protocol.scales)
+    np.testing.assert_allclose(summed.numpy(), expected.numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(protocol.predict(port, images, (30, 44)), expected.numpy().argmax(1))
+    twins = twin.predict_summed(other, torch.from_numpy(images.numpy()), (0.5, 1.0, 1.5), (30, 44), flip=True)
+    np.testing.assert_array_equal(protocol.predict(port, images, (30, 44)), twins.numpy())
+
+    windows = Protocol((0.75, 1.0), flip=True, crop=24)
+    summed = sum(scaled_crop_scores(port, images, scale, 24, True) for scale in windows.scales)
+    np.testing.assert_array_equal(windows.predict(port, images, (30, 44)), summed.numpy().argmax(1))
+
+
+def test_names_of_protocols():
+    assert Protocol((0.5,)).name == "scale_0.5"
+    assert Protocol((1.0,), flip=True).name == "scale_1_flip"
+    assert Protocol((0.5, 1.5), crop=512).name == "scales_0.5_1.5_crop_512"
+
+
+def test_a_scale_that_leaves_nothing_is_refused():
+    with pytest.raises(InputError, match="0.01.*40x30"):
+        predict_scaled(lambda images: images, paddle.zeros([1, 3, 30, 40]), 0.01, (30, 40))
+
+
+# --------------------------------------------------------------------------------------------------------- evaluate.py
+
+
+class Drawn:
+    """Pictures of unequal sizes whose label is the brightest channel, where a pixel is bright enough."""
+
+    def __init__(self, count: int = 3):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        image = np.random.default_rng(index).standard_normal((3, 24, 48 + 8 * index)).astype(np.float32)
+        return image, np.where(image.max(0) > 0.2, image.argmax(0), 255)
+
+    def image_path(self, index: int) -> Path:
+        return Path(f"{index}.png")
+
+
+def test_evaluate_counts_every_picture():
+    data, options = Drawn(), parse_options(["--num_classes", "3"])
+    whole, half = evaluation.evaluate_protocols(lambda x: x, data, options, [Protocol((1.0,)), Protocol((0.5,))])
+    assert whole.miou() == whole.pixel_accuracy() == 1.0 and half.miou() < 0.9
+    assert whole.matrix.sum() == half.matrix.sum() == sum((data[i][1] != 255).sum() for i in range(3))
+
+
+def test_labels_that_are_no_class_name_the_picture():
+    options = parse_options(["--num_classes", "2"])
+    with pytest.raises(InputError, match="^0.png: labels hold 2"):
+        evaluation.evaluate_protocols(lambda x: x[:, :2], Drawn(), options, [Protocol((1.0,))])
+
+
+PROCESSES = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import paddle.distributed as dist
+from evaluate import evaluate_protocols
+from inference import Protocol
+from options import parse_options
+from test_metric import Drawn
+dist.init_parallel_env()
+matrix, = evaluate_protocols(lambda x: x, Drawn(), parse_options(["--num_classes", "3"]), [Protocol((0.5,))])
+print("process", dist.get_rank(), matrix.matrix.tolist())
+"""
+
+
+def test_two_processes_count_what_one_counts(tmp_path):
+    """Three pictures on two processes: the sampler gives one of them twice, and it counts once."""
+    script = tmp_path / "processes.py"
+    script.write_text(PROCESSES)
+    launch = ["paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
+    command = [sys.executable, "-m", *launch, str(script), str(STDCSEG), str(STDCSEG / "tests")]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    options = parse_options(["--num_classes", "3"])
+    (alone,) = evaluation.evaluate_protocols(lambda x: x, Drawn(), options, [Protocol((0.5,))])
+    said = finished.stdout + "".join(log.read_text() for log in (tmp_path / "log").glob("workerlog.*"))
+    for rank in range(2):
+        assert f"process {rank} {alone.matrix.tolist()}" in said
+
+
+MEMORY = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+import paddle
+from inference import Protocol
+weight = paddle.rand([19, 3, 1, 1])
+images = paddle.rand([1, 3, 1024, 2048])
+for protocol in Protocol((0.5,)), Protocol((0.5, 1.0), True), Protocol((1.0,), True, 1024):
+    protocol.predict(lambda x: paddle.nn.functional.conv2d(x, weight), images, (1024, 2048))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_memory_of_a_cityscapes_picture():
+    """What the evaluation itself needs in each mode, with a network of one layer: 1.3 GB, that of Paddle included."""
+    command = [sys.executable, "-c", MEMORY, str(STDCSEG)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    assert int(finished.stdout.split()[-1]) < 2 * 2**30
+
+
+@pytest.fixture(scope="module")
+def run_files(tmp_path_factory) -> list[str]:
+    """Options that name random weights of a narrow network, and three drawn pictures."""
+    root = tmp_path_factory.mktemp("run")
+    write_mini(root / "data", seed=3, train=1, val=3, size=(96, 64))
+    write_pdparams(root / "weights.pdparams", build_model(parse_options(["--base", "8"])).state_dict())
+    return ["--base", "8", "--weights", str(root / "weights.pdparams"), "--data_path", str(root / "data")]
+
+
+@pytest.mark.parametrize("engine", ["dygraph", "inference"])
+def test_evaluate_from_the_command_line(run_files, tmp_path, capsys, engine):
+    output = tmp_path / "metrics.json"
+    evaluation.main([*run_files, "--output", str(output), "--engine", engine])
+    metrics = json.loads(output.read_text())
+    assert list(metrics) == ["scale_0.5", "scale_0.75", "images"] and metrics["images"] == 3
+    assert list(metrics["scale_0.5"]["iou"]) == list(CLASS_NAMES)
+    said = capsys.readouterr().out
+    assert f"pixel accuracy {100 * metrics['scale_0.75']['pixel_accuracy']:.2f} %" in said
+    assert said.count("bicycle") == 2 and f"3 pictures, {engine}" in said
+
+
+def test_evaluate_with_sums_flips_and_windows(run_files, tmp_path, capsys):
+    output = tmp_path / "metrics.json"
+    words = ["--multi_scale", "0.5", "1", "--scale", "1", "--flip", "--crop_eval", "48", "--split", "train"]
+    evaluation.main([*run_files, *words, "--output", str(output)])
+    assert list(json.loads(output.read_text())) == ["scale_1_flip_crop_48", "scales_0.5_1_flip_crop_48", "images"]
+    rows = [line.rsplit(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    counted = sum(int(row[-2].replace(",", "")) for row in rows if row and row[0] in CLASS_NAMES)
+    assert 0 < counted <= 2 * 96 * 64  # one whole picture in two tables: nothing cropped, though it is of train
+    evaluation.main([*run_files, "--multi_scale", "0.5", "1", "--output", str(output)])
+    assert list(json.loads(output.read_text())) == ["scales_0.5_1", "images"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scale", "0.001"], "scale 0.001 leaves nothing of a picture of 96x64"),
+        (["--split", "tset"], "tset"),
+        (["--weights", "missing.pdparams"], "missing.pdparams"),
+        (["--data_path", "missing"], "missing"),
+    ],
+)
+def test_bad_input_of_evaluate(run_files, words, said):
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        evaluation.main([*run_files, *words])
+    assert "\n" not in str(caught.value)
+
+
+def test_figures_are_json_with_null_for_nan():
+    matrix = ConfusionMatrix(3)
+    matrix.update(np.array([[0, 1]]), np.array([[0, 0]]))
+    figures = json.loads(json.dumps(evaluation.figures(matrix, ["a", "b", "c"]), allow_nan=False))
+    assert figures["iou"] == {"a": 0.5, "b": 0.0, "c": None} and figures["miou"] is None
+    assert figures["miou_present"] == 0.25 and figures["pixel_accuracy"] == 0.5
