@@ -26,8 +26,8 @@ VARIANTS = {
 NOISE_SHAPE = (1, 3, 100, 180)  # odd sizes on the way down
 CLASSIFIER_SHAPE = (2, 3, 96, 96)
 VARIANT_SHAPE = (4, 3, 64, 96)
-BATCH_SHAPE = (4, 3, 64, 96)
-BATCH_CANDIDATES = 10
+BATCH_SHAPE = (4, 3, 32, 64)  # few values: the fewer there are, the farther they stay from the kinks of the ReLUs
+BATCH_CANDIDATES = 24
 OPTIMISER_STEPS = 10
 #: ten optimiser steps of each; short schedules, so that they pass through warm-up and decay
 OPTIMISERS = {
@@ -50,7 +50,7 @@ TRAIN_ARGV = (
     "--warmup_steps 40 --warmup_start_lr 1e-4 --lr 0.004 --seed 1"
 ).split()
 TRAIN_PICTURES, VAL_PICTURES, VAL_SIZE = 64, 24, (64, 128)
-FIRST_LOSSES = 10
+FIRST_LOSSES = 6  # then rounding has grown: a start 1e-8 away parts torch from itself by 1e-3 at step 11
 
 
 def network_options(context: Context, backbone: str, argv: Sequence[str] = ()) -> argparse.Namespace:
