@@ -267,11 +267,11 @@ def test_labels_sit_on_what_is_drawn(thing, seed):
     """On a ground brighter than anything can be, the pixels that change are the pixels with a label, but for edges."""
     add, expected = THINGS[thing]
     scene = empty_scene(np.random.default_rng(seed), 512, 256)
-    ground = np.float32([4, 4, 4])
+    ground = np.float32([40, 40, 40])
     scene.canvas.picture[:] = ground
     add(scene)
     scene.draw()
-    drawn = (np.abs(scene.canvas.picture - ground).max(2) > 2).astype(np.uint8)  # at least half hidden
+    drawn = (np.abs(scene.canvas.picture - ground).max(2) > 20).astype(np.uint8)  # at least half hidden
     labelled = (scene.canvas.label != Id.SKY).astype(np.uint8)
     assert set(np.unique(scene.canvas.label)) - {Id.SKY} <= expected and labelled.sum() > 300
     edge = np.ones((3, 3), np.uint8)
