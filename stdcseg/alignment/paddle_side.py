@@ -215,8 +215,8 @@ def _optimiser_steps(context: Context, backbone: str, argv: list[str], images, t
     criterion.to(dtype=context.dtype)
     optimizer = build_optimizer(network, criterion, recipe, scheduler)
     groups = parameter_groups(network, criterion, recipe)
-    losses, rates = [], []
-    for _ in range(feeds.OPTIMISER_STEPS):
+    losses, rates, sums = [], [], {}
+    for step in range(feeds.OPTIMISER_STEPS):
         value = criterion(network(images), target)["loss"]
         value.backward()
         losses.append(float(value))
@@ -224,10 +224,10 @@ def _optimiser_steps(context: Context, backbone: str, argv: list[str], images, t
         optimizer.step()
         optimizer.clear_grad()
         scheduler.step()
-    state, sums = _official(network), {}
-    for part in ("running_mean", "running_var", "weight"):
-        arrays = [array for name, array in state.items() if name.endswith(part) and "backbone.x" not in name]
-        sums[f"{part}_norms"] = np.array([np.linalg.norm(array.astype(np.float64)) for array in arrays])
+        for part in feeds.measured_parts(step, context.dtype):
+            state = _official(network).items()
+            arrays = [array for name, array in state if name.endswith(part) and "backbone.x" not in name]
+            sums[f"step{step}/{part}"] = np.array([np.linalg.norm(array.astype(np.float64)) for array in arrays])
     sums |= {f"groups/{index}": group["names"] for index, group in enumerate(groups)}
     sums["fuse_kernel"] = criterion.detail.fuse_kernel.numpy().astype(np.float32)
     return {"loss": np.array(losses), "lr": np.array(rates)} | sums

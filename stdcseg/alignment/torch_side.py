@@ -341,7 +341,7 @@ def _optimiser_steps(context: Context, code: SimpleNamespace, backbone: str, arg
     criterion = code.build_criterion(recipe)
     groups = code.parameter_groups(model, criterion, recipe)
     optimizer = code.build_optimizer(model, criterion, recipe)
-    values, rates = [], []
+    values, rates, sums = [], [], {}
     for step in range(feeds.OPTIMISER_STEPS):
         rate = code.set_learning_rate(optimizer, step, recipe)
         rates.append([rate * group["lr_mul"] for group in groups])
@@ -350,10 +350,9 @@ def _optimiser_steps(context: Context, code: SimpleNamespace, backbone: str, arg
         value.backward()
         values.append(value.item())
         optimizer.step()
-    sums = {}
-    for part in ("running_mean", "running_var", "weight"):
-        chosen = [v for name, v in model.state_dict().items() if name.endswith(part) and "backbone.x" not in name]
-        sums[f"{part}_norms"] = np.array([value.double().norm().item() for value in chosen])
+        for part in feeds.measured_parts(step, context.dtype):
+            chosen = [v for name, v in model.state_dict().items() if name.endswith(part) and "backbone.x" not in name]
+            sums[f"step{step}/{part}"] = np.array([value.double().norm().item() for value in chosen])
     sums |= {f"groups/{index}": group["names"] for index, group in enumerate(groups)}
     sums["fuse_kernel"] = as_numpy(criterion.fuse_kernel.detach())
     return {"loss": np.array(values), "lr": np.array(rates)} | sums

@@ -50,7 +50,7 @@ class AttentionRefinementModule(nn.Layer):
 
     def forward(self, x):
         feature = self.conv(x)
-        attention = self.bn_atten(self.conv_atten(feature.mean([2, 3], keepdim=True)))
+        attention = self.bn_atten(self.conv_atten(F.adaptive_avg_pool2d(feature, 1)))
         return feature * F.sigmoid(attention)
 
 
@@ -72,7 +72,7 @@ class ContextPath(nn.Layer):
     def forward(self, images):
         features = self.backbone(images)
         _, _, feature8, feature16, feature32 = features
-        average = self.conv_avg(feature32.mean([2, 3], keepdim=True))  # broadcast to the size of feature32
+        average = self.conv_avg(F.adaptive_avg_pool2d(feature32, 1))  # broadcast to the size of feature32
         cp16 = self.conv_head32(resize_nearest(self.arm32(feature32) + average, feature16.shape[2:]))
         cp8 = self.conv_head16(resize_nearest(self.arm16(feature16) + cp16, feature8.shape[2:]))
         return features, cp8, cp16
@@ -89,7 +89,7 @@ class FeatureFusionModule(nn.Layer):
 
     def forward(self, spatial, context):
         feature = self.convblk(paddle.concat([spatial, context], axis=1))
-        attention = F.relu(self.conv1(feature.mean([2, 3], keepdim=True)))
+        attention = F.relu(self.conv1(F.adaptive_avg_pool2d(feature, 1)))
         return feature * F.sigmoid(self.conv2(attention)) + feature
 
 
