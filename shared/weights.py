@@ -128,11 +128,15 @@ def _load_safely(torch: Any, path: Path) -> Any:
         raise Refused(reason) from error
 
 
-def write_torch(path: str | Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write an OrderedDict of CPU tensors in torch's zip format. Raises InputError when it cannot be written."""
+def write_torch(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any] | None = None) -> None:
+    """Write an OrderedDict of CPU tensors in torch's zip format. Raises InputError when it cannot be written.
+
+    meta: plain values that stand behind the tensors, such as the height and width that monodepth2 keeps there.
+    """
     torch = _import_torch(path)
     arrays = {name: np.array(value, dtype=value.dtype.newbyteorder("="), order="C") for name, value in tensors.items()}
     state = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
+    state.update(meta or {})
     # torch's zip writer aborts the process when its file fails under it, so it fills memory first.
     buffer = io.BytesIO()
     torch.save(state, buffer)
