@@ -1,0 +1,260 @@
+"""Official checkpoint folder <-> .pdparams.
+
+    python convert.py mono+stereo_640x192 mono+stereo_640x192.pdparams
+    python convert.py mono+stereo_640x192.pdparams FOLDER
+
+A folder of the reference holds encoder.pth, depth.pth, pose_encoder.pth, pose.pth and predictive_mask.pth, or some of
+them, and in encoder.pth also the height and width of the input and whether stereo was used. All of that is converted,
+nothing is left over on either side. The tensors themselves say which networks they are; only with a predictive mask,
+whose outputs are the source frames, `--frame_ids` needs to be told where they were not 0 -1 1.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared import HelpFormatter, InputError, convert, run
+from shared.weights import WeightFile, read_torch, read_weights, write_pdparams, write_torch
+
+import numpy as np
+from models import build_model, first_convolution
+from options import SUBMODELS, add_network_options, parse_options, remembered_options
+
+#: what encoder.pth holds beside its tensors
+STORED = ("height", "width", "use_stereo")
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def read_official(path: str | Path) -> WeightFile:
+    """All the networks of an official folder as one file of tensors named `<network>.<official name>`.
+
+    `path` may also be a .pdparams or a checkpoint folder, or the encoder.pth of an official folder. Raises InputError.
+    """
+    path = Path(path)
+    if path.is_file() and path.name == "encoder.pth":
+        path = path.parent
+    if not path.is_dir() or (path / "model.pdparams").is_file():
+        return read_weights(path)
+    if not (path / "encoder.pth").is_file():
+        raise InputError(f"{path}: no encoder.pth in it, so no weights of the reference; give the folder of .pth files")
+    whole = WeightFile(path, "torch")
+    for name in SUBMODELS:
+        if (path / f"{name}.pth").is_file():
+            file = read_torch(path / f"{name}.pth")
+            whole.tensors |= {f"{name}.{tensor}": array for tensor, array in file.tensors.items()}
+            whole.meta |= file.meta if name == "encoder" else {}
+            whole.notes += [f"{name}.pth: {note}" for note in file.notes]
+    for name in STORED:
+        value = whole.meta.get(name)
+        if isinstance(value, int) and value >= 0:
+            whole.tensors[name] = np.array(int(value), np.int64)
+    return whole
+
+
+def stored_options(path: str | Path) -> dict:
+    """What weights say of their network, as options of parse_options: layers, input size, pose networks, ...
+
+    `path`: an official folder, .pdparams or a checkpoint folder. A checkpoint's own options are complete; of the other
+    two, what their tensors show. Raises InputError where they cannot be read or have no encoder.
+    """
+    remembered = remembered_options(str(path))
+    return remembered or describe(read_official(path))
+
+
+def describe(file: WeightFile) -> dict:
+    """The network options that the tensors of `file` show."""
+    tensors, found = file.tensors, {}
+    blocks = {name for name in tensors if re.fullmatch(r"encoder\.encoder\.layer3\.\d+\.conv2\.weight", name)}
+    bottlenecks = "encoder.encoder.layer3.0.conv3.weight" in tensors
+    layers = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
+    if (len(blocks), bottlenecks) not in layers:
+        raise InputError(
+            f"{file.path}: has no ResNet encoder of 18, 34, 50, 101 or 152 layers; give Monodepth2 weights"
+        )
+    found["num_layers"] = layers[len(blocks), bottlenecks]
+    for name in ("height", "width"):
+        if name in tensors:
+            found[name] = _number(file, name)
+            if found[name] < 64 or found[name] % 32:
+                raise InputError(f"{file.path}: its {name} {found[name]} is no multiple of 32 from 64 on")
+    if "use_stereo" in tensors:
+        found["use_stereo"] = bool(_number(file, "use_stereo"))
+    found |= _scales_of(tensors)
+    found |= _poses_of(tensors, found["num_layers"])
+    if "predictive_mask.decoder.0.conv.conv.weight" in tensors:
+        found |= {"predictive_mask": True, "disable_automasking": True}
+    return found
+
+
+def _number(file: WeightFile, name: str) -> int:
+    """What stands under `height`, `width` or `use_stereo`."""
+    value = file.tensors[name]
+    if value.ndim or value.dtype.kind not in "biu":
+        raise InputError(
+            f"{file.path}: its {name} is no whole number ({value.dtype} {list(value.shape)}); convert again"
+        )
+    return int(value)
+
+
+def _inputs(tensors: dict, name: str) -> int:
+    """The channels that a convolution reads; 0 for what is none, which is told when the network is filled."""
+    return tensors[name].shape[1] if tensors[name].ndim == 4 else 0
+
+
+def _scales_of(tensors: dict) -> dict:
+    """The scales, by the width of each disparity convolution."""
+    widths = {16: 0, 32: 1, 64: 2, 128: 3}
+    scales = []
+    while f"depth.decoder.{10 + len(scales)}.conv.weight" in tensors:
+        scales.append(widths.get(_inputs(tensors, f"depth.decoder.{10 + len(scales)}.conv.weight"), 0))
+    return {"scales": scales} if scales else {}
+
+
+def _poses_of(tensors: dict, num_layers: int) -> dict:
+    """The pose networks, and as many frames as they see."""
+    if "pose.pose_conv.weight" in tensors and "pose.net.0.weight" in tensors:
+        kind, frames = "posecnn", _inputs(tensors, "pose.net.0.weight") // 3
+    elif "pose_encoder.encoder.conv1.weight" in tensors:
+        kind, frames = "separate_resnet", _inputs(tensors, "pose_encoder.encoder.conv1.weight") // 3
+    elif "pose.net.1.weight" in tensors:
+        kind, frames = "shared", _inputs(tensors, "pose.net.1.weight") // 256
+    else:
+        return {"frame_ids": [0]}
+    found = {"pose_model_type": kind, "pose_model_input": "pairs" if frames == 2 else "all"}
+    if frames > 2:
+        found["frame_ids"] = [0, -1, 1, *range(2, frames - 1)][:frames]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ filling a network
+
+
+def load_official(model, path: str | Path, parts: Sequence[str] | None = None) -> convert.Report:
+    """Fill `model` from an official folder, a .pdparams or a checkpoint folder, strictly.
+
+    With `parts`, names of sub-networks, only those are filled, each of them whole; the rest of the file and the rest of
+    the model stay out of it. A file that does not say its input size, or whether stereo was used, leaves the model's.
+    Raises InputError (ConversionError) when names, shapes or dtypes do not match; the model is then as it was.
+    """
+    file = read_official(path)
+    network, tensors = convert.plan(model), dict(file.tensors)
+    own = {name: value.numpy() for name, value in model.state_dict().items()}
+    if parts is not None:
+        tensors = {name: array for name, array in tensors.items() if name.split(".")[0] in parts}
+        lacking = [part for part in parts if not any(name.startswith(f"{part}.") for name in tensors)]
+        if lacking:
+            raise InputError(f"{path}: has no {', '.join(lacking)}; leave it out of --models_to_load, or give others")
+    if file.kind == "torch":
+        theirs, _ = network.to_torch(own)
+        keep = {name: array for name, array in theirs.items() if _kept(name, parts)}
+        filled, _, report = network.to_paddle(keep | tensors)
+    else:
+        keep = {name: array for name, array in own.items() if _kept(name, parts)}
+        filled, report = network.check_paddle(keep | tensors)
+    report.notes += file.notes
+    report.raise_if_bad(path)
+    missing, unexpected = model.set_state_dict(filled)
+    if missing or unexpected:
+        raise InputError(f"{path}: set_state_dict left {missing or unexpected}")
+    return report
+
+
+def _kept(name: str, parts: Sequence[str] | None) -> bool:
+    """Whether the model's own tensor stands where the file has none."""
+    return name in STORED or (parts is not None and name.split(".")[0] not in parts)
+
+
+def load_resnet(encoder, path: str | Path) -> None:
+    """Fill a ResnetEncoder from ImageNet weights: torchvision's .pth, or Paddle's own .pdparams of the same ResNet.
+
+    The first convolution of an encoder of several pictures is theirs repeated and divided (fact sheet 4.1). Raises
+    InputError (ConversionError) when the file is of another network.
+    """
+    file = read_weights(path)
+    network = convert.plan(encoder.encoder)
+    name, wanted = "conv1.weight", encoder.encoder.conv1.weight.shape[1]
+    tensors = dict(file.tensors)
+    if name in tensors and tensors[name].shape[1:2] == (3,) and wanted > 3:
+        import paddle
+
+        tensors[name] = first_convolution(paddle.to_tensor(tensors[name]), wanted // 3).numpy()
+    if file.kind == "torch":
+        filled, _, report = network.to_paddle(tensors)
+    else:
+        filled, report = network.check_paddle(tensors)
+    report.raise_if_bad(path)
+    encoder.encoder.set_state_dict(filled)
+
+
+# ------------------------------------------------------------------------------------------------ converting
+
+
+def to_paddle(source: Path, target: Path, model) -> convert.Report:
+    """Write the official folder `source` as the `.pdparams` file `target`."""
+    file = read_official(source)
+    if file.kind != "torch":
+        raise InputError(f"{source}: is Paddle's already; there is nothing to convert")
+    network = convert.plan(model)
+    stored = {name: np.array(getattr(model, name).numpy()) for name in STORED if name not in file.tensors}
+    tensors, torch_only, report = network.to_paddle(stored | file.tensors)
+    report.notes += file.notes + [f"{name} is not in encoder.pth; written as {value}" for name, value in stored.items()]
+    report.raise_if_bad(source)
+    write_pdparams(target, tensors, torch_only)
+    return report
+
+
+def to_torch(source: Path, target: Path, model) -> convert.Report:
+    """Write `.pdparams` or a checkpoint folder as an official folder: all of it, or nothing."""
+    file = read_official(source)
+    if file.kind == "torch":
+        raise InputError(f"{source}: is an official folder already; name a .pdparams file to convert it to")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: is there already; name a new folder")
+    tensors, report = convert.plan(model).to_torch(file.tensors, file.torch_only)
+    report.notes += file.notes
+    report.raise_if_bad(source)
+    stored = {"height": int(tensors["height"]), "width": int(tensors["width"])}
+    stored["use_stereo"] = bool(tensors["use_stereo"])
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
+    try:
+        for part in SUBMODELS:
+            prefix = f"{part}."
+            own = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+            if own:
+                write_torch(building / f"{part}.pth", own, stored if part == "encoder" else None)
+        building.chmod(0o755)
+        os.replace(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s SRC DST [options]", allow_abbrev=False
+    )
+    text = "folder of .pth files, or .pdparams, or checkpoint folder"
+    parser.add_argument("source", metavar="SRC", help=text)
+    parser.add_argument("target", metavar="DST", help="a .pdparams file to write, or else a folder of .pth files")
+    add_network_options(parser)
+    source = parse_options(argv, parser).source
+    if not Path(source).exists():
+        raise InputError(f"{source}: no such file or folder")
+    options = parse_options(argv, parser, stored_options(source))
+    convert_one = to_paddle if options.target.endswith(".pdparams") else to_torch
+    report = convert_one(Path(source), Path(options.target), build_model(options))
+    print(f"ResNet-{options.num_layers}, {options.width}x{options.height}: {report}\nwrote {options.target}")
+
+
+if __name__ == "__main__":
+    run(main)

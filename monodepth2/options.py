@@ -1,0 +1,315 @@
+"""Every option of this folder: the reference's names and defaults, grouped.
+
+Reference: nianticlabs/monodepth2 (fact sheet section 2), with the options that the earlier Paddle port added (section
+1.4). Each option may be written with dashes or with underscores. `parse_options([])` gives the reference's defaults;
+only the places of files differ, which start at this folder.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shared import HelpFormatter, InputError
+
+FOLDER = Path(__file__).resolve().parent
+
+#: options that shape the network or the meaning of its output: what a checkpoint remembers, and what convert.py needs
+NETWORK_OPTIONS = (
+    "num_layers",
+    "height",
+    "width",
+    "scales",
+    "frame_ids",
+    "use_stereo",
+    "pose_model_type",
+    "pose_model_input",
+    "predictive_mask",
+    "min_depth",
+    "max_depth",
+)
+
+LAYERS = (18, 34, 50, 101, 152)
+SUBMODELS = ("encoder", "depth", "pose_encoder", "pose", "predictive_mask")
+
+
+def boolean(text: str) -> bool:
+    """yes/true/t/y/1 or no/false/f/n/0 in any case."""
+    word = text.lower()
+    if word in ("yes", "true", "t", "y", "1"):
+        return True
+    if word in ("no", "false", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1 on, of an option."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on, of an option."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0, of an option."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def _side(text: str) -> int:
+    """A height or width of the network's input: five halvings must come out even, and leave two pixels to mirror."""
+    value = positive_int(text)
+    if value % 32 or value < 64:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 32 from 64 on")
+    return value
+
+
+class _Group:
+    """An argparse group whose options answer to both spellings, `--data-path` and `--data_path`."""
+
+    def __init__(self, parser: argparse.ArgumentParser, title: str):
+        self._group = parser.add_argument_group(title)
+
+    def add(self, *names: str, **settings) -> None:
+        spellings = []
+        for name in names:
+            spellings.append(name)
+            dashed = "--" + name[2:].replace("_", "-")
+            if name.startswith("--") and dashed != name:
+                spellings.append(dashed)
+        self._group.add_argument(*spellings, **settings)
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The options that shape the network (fact sheet sections 2 and 4)."""
+    group = _Group(parser, "network")
+    group.add("--num_layers", type=int, choices=LAYERS, default=18, help="depth of the ResNets")
+    group.add("--height", type=_side, default=192, metavar="H", help="input height, a multiple of 32 from 64 on")
+    group.add("--width", type=_side, default=640, metavar="W", help="input width, a multiple of 32 from 64 on")
+    group.add(
+        "--scales",
+        type=int,
+        nargs="+",
+        choices=range(4),
+        default=[0, 1, 2, 3],
+        metavar="S",
+        help="scales predicted and used in the loss, 0 to 3",
+    )
+    text = "frames of an item, as offsets; the first must be 0"
+    group.add("--frame_ids", type=int, nargs="+", default=[0, -1, 1], metavar="F", help=text)
+    group.add("--use_stereo", action="store_true", help="add the other camera's picture to the source frames")
+    group.add(
+        "--pose_model_type",
+        choices=["separate_resnet", "shared", "posecnn"],
+        default="separate_resnet",
+        help="own ResNet, the depth network's encoder, or the small PoseCNN",
+    )
+    text = "frames that the pose network sees at once"
+    group.add("--pose_model_input", choices=["pairs", "all"], default="pairs", help=text)
+    text = "learn a mask, as Zhou et al. do; needs --disable_automasking"
+    group.add("--predictive_mask", action="store_true", help=text)
+    group.add("--min_depth", type=positive_float, default=0.1, metavar="D", help="depth where the disparity is 1")
+    group.add("--max_depth", type=positive_float, default=100.0, metavar="D", help="depth where the disparity is 0")
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "reading pictures")
+    group.add("--data_path", default=None, metavar="DIR", help="KITTI: folder with the dates, or with sequences/")
+    group.add("--split", default="eigen_zhou", help="split to train on: eigen_zhou, eigen_full, odom, benchmark, mini")
+    text = "folder of the splits' folders of text files"
+    group.add("--split_dir", default=str(FOLDER / "splits"), metavar="DIR", help=text)
+    group.add("--dataset", choices=["kitti", "kitti_odom", "kitti_depth"], default="kitti", help="layout of the data")
+    group.add("--png", action="store_true", help="read .png instead of .jpg")
+    group.add("--num_workers", type=count, default=12, metavar="N", help="loader processes (0: none)")
+
+
+def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "augmentation")
+    text = "of the pictures; the earlier Paddle port's published figures were made with nearest"
+    group.add("--resize", choices=["lanczos", "nearest"], default="lanczos", help=text)
+    text = "one draw of the colour jitter for the item's pictures together, or one for each, as in the earlier port"
+    group.add("--jitter", choices=["per_item", "per_image"], default="per_item", help=text)
+
+
+def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "optimisation")
+    group.add("--batch_size", type=positive_int, default=12, metavar="N", help="items per process and step")
+    group.add("--learning_rate", type=positive_float, default=1e-4, metavar="LR", help="of Adam")
+    group.add("--num_epochs", type=positive_int, default=20, metavar="N")
+    text = "epochs between drops of the rate to a tenth"
+    group.add("--scheduler_step_size", type=positive_int, default=15, metavar="N", help=text)
+    text = (
+        "when the schedule counts an epoch: at its end (15 epochs before the drop, as the paper trained), or at its "
+        "start (14, as current torch runs the reference and as the earlier port's figures were made)"
+    )
+    group.add("--scheduler_step_at", choices=["end", "start"], default="end", help=text)
+    text = "batch norms take their statistics over all processes together"
+    group.add("--sync_bn", action="store_true", help=text)
+    group.add("--freeze_bn", action="store_true", help="batch norms keep their stored statistics in training")
+
+
+def add_loss_options(parser: argparse.ArgumentParser) -> None:
+    """The options that shape the losses (fact sheet section 5)."""
+    group = _Group(parser, "losses")
+    group.add("--disparity_smoothness", type=_not_negative, default=1e-3, metavar="W", help="weight of the smoothness")
+    group.add("--v1_multiscale", action="store_true", help="losses at each scale's own resolution")
+    group.add("--avg_reprojection", action="store_true", help="mean over the sources instead of their minimum")
+    group.add("--disable_automasking", action="store_true", help="no comparison with the unwarped sources")
+    group.add("--no_ssim", action="store_true", help="L1 alone")
+    text = "of the warp's sampling: true as the reference was trained (torch up to 1.2), false as today's torch runs it"
+    group.add("--align_corners", type=boolean, default=True, metavar="BOOL", help=text)
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "run")
+    text = "folder of official .pth files, .pdparams, or checkpoint folder"
+    group.add("--weights", "--load_weights_folder", default=None, metavar="W", help=text)
+    group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
+    group.add("--no_cuda", dest="device", action="store_const", const="cpu", help="the same as --device cpu")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "output")
+    group.add("--output_dir", default=None, metavar="DIR", help="where results go; default: LOG_DIR/MODEL_NAME")
+    group.add("--log_dir", default=str(FOLDER / "output"), metavar="DIR", help="folder of the runs' folders")
+    group.add("--model_name", default="mdp", metavar="NAME", help="the run's folder")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "training")
+    group.add(
+        "--weights_init",
+        default="pretrained",
+        metavar="INIT",
+        help="the ResNets' first weights: pretrained (torchvision's, in pretrained/), paddle_pretrained (Paddle's own, "
+        "there too), scratch, or a file of either",
+    )
+    text = "parts taken from --weights"
+    default = ["encoder", "depth", "pose_encoder", "pose"]
+    group.add("--models_to_load", nargs="+", choices=SUBMODELS, default=default, metavar="PART", help=text)
+    group.add("--resume", default=None, metavar="CHECKPOINT", help="continue a training, e.g. from OUTPUT_DIR/latest")
+    group.add("--max_steps", type=positive_int, default=None, metavar="N", help="stop after N steps in all")
+    group.add("--log_frequency", type=positive_int, default=250, metavar="N", help="batches between log lines")
+    group.add("--save_frequency", type=positive_int, default=1, metavar="N", help="epochs between saves of the weights")
+    text = "also save a checkpoint every N steps; 0: only after epochs"
+    group.add("--checkpoint_steps", type=count, default=0, metavar="N", help=text)
+    group.add("--seed", type=count, default=0, metavar="S", help="of weights, order, augmentation and noise")
+    group.add("--amp", action="store_true", help="mixed precision (float16 on a GPU, bfloat16 on a CPU)")
+
+
+def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "evaluation")
+    group.add("--eval_stereo", action="store_true", help="scale by the baseline (5.4), no median scaling")
+    text = "median scaling; default: as the weights were trained"
+    group.add("--eval_mono", action="store_true", help=text)
+    group.add("--disable_median_scaling", action="store_true", help="leave the prediction's scale")
+    text = "multiplies predicted depth"
+    group.add("--pred_depth_scale_factor", type=positive_float, default=1.0, metavar="F", help=text)
+    text = ".npy of disparities (N, h, w) to score instead of running a network"
+    group.add("--ext_disp_to_eval", default=None, metavar="FILE", help=text)
+    text = "eigen, eigen_benchmark, benchmark, odom_9, odom_10, mini"
+    group.add("--eval_split", default="eigen", metavar="SPLIT", help=text)
+    text = "ground truth; default: SPLIT_DIR/EVAL_SPLIT/gt_depths.npz, or read from the data set where that is missing"
+    group.add("--gt_path", default=None, metavar="FILE", help=text)
+    group.add("--save_pred_disps", action="store_true", help="write disps_SPLIT_split.npy")
+    group.add("--no_eval", action="store_true", help="stop after predicting")
+    text = "re-index external disparities of the 697 Eigen pictures to the 652 of the benchmark"
+    group.add("--eval_eigen_to_benchmark", action="store_true", help=text)
+    text = "where saved disparities and benchmark pictures go; default: beside the weights"
+    group.add("--eval_out_dir", default=None, metavar="DIR", help=text)
+    group.add("--post_process", action="store_true", help="mean with the mirrored picture's disparity")
+
+
+_GROUPS = {
+    "run": _add_run_options,
+    "output": _add_output_options,
+    "network": add_network_options,
+    "reading": _add_reading_options,
+    "augmentation": _add_augmentation_options,
+    "optimisation": _add_optimisation_options,
+    "losses": add_loss_options,
+    "training": _add_training_options,
+    "evaluation": _add_evaluation_options,
+}
+
+
+def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
+    """A parser with these groups of options; each script adds its own few."""
+    parser = argparse.ArgumentParser(
+        description=description or "Monodepth2 in PaddlePaddle",
+        formatter_class=HelpFormatter,
+        usage="%(prog)s [options]",
+        allow_abbrev=False,
+    )
+    for group in groups:
+        _GROUPS[group](parser)
+    return parser
+
+
+def parse_options(
+    argv: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser | None = None,
+    defaults: Mapping | None = None,
+) -> argparse.Namespace:
+    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
+
+    `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
+    in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
+    """
+    everything = build_parser()
+    parser = parser or everything
+    if defaults:
+        parser.set_defaults(**defaults)
+        everything.set_defaults(**defaults)
+    options = argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+    if options.frame_ids[0] != 0 or len(set(options.frame_ids)) != len(options.frame_ids):
+        parser.error("argument --frame_ids: the first must be 0 and each may stand once")
+    trains = any(action.dest == "no_ssim" for action in parser._actions)
+    if trains and len(options.frame_ids) == 1 and not options.use_stereo:
+        parser.error("argument --frame_ids: 0 alone leaves no source frame; add others or --use_stereo")
+    if options.min_depth >= options.max_depth:
+        parser.error("argument --min_depth: must be below --max_depth")
+    if trains and options.predictive_mask and not options.disable_automasking:
+        parser.error("argument --predictive_mask: needs --disable_automasking")
+    return options
+
+
+def sources(options: argparse.Namespace) -> list:
+    """The source frames, in the reference's order: the integers after 0, then "s" for the other camera."""
+    return [*options.frame_ids[1:], *(["s"] if options.use_stereo else [])]
+
+
+def remembered_options(weights: str | None) -> dict:
+    """The network options {name: value} that a training checkpoint carries; {} for any other file.
+
+    `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
+    """
+    if not weights:
+        return {}
+    path = Path(weights)
+    state_file = (path if path.is_dir() else path.parent) / "state.json"
+    if not state_file.is_file():
+        return {}
+    try:
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        return {name: state["options"][name] for name in NETWORK_OPTIONS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{state_file}: not a checkpoint's state ({type(error).__name__}); train again") from error

@@ -1,0 +1,75 @@
+"""Where the golden figures are: the slim files of this folder, and in $GOLDEN the full ones (or held-out ones).
+
+The formula weights of a figure are drawn again from the tensor names that stand in the *_state_dict.tsv beside it.
+The KITTI pictures and the scan are only at hand beside a full set: in $DATA, by default $GOLDEN/../data.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from shared.formula import formula_state, read_shapes
+
+import numpy as np
+
+COMMITTED = Path(__file__).parent / "golden"
+FULL = Path(os.environ["GOLDEN"]) if os.environ.get("GOLDEN") else None
+FOLDERS = {"committed": COMMITTED} | ({"full": FULL} if FULL else {})
+DATA = None  # without the pictures the tests that need them do not exist; the report's head says so
+if FULL and (os.environ.get("DATA") or (FULL / "../data/kitti_raw").is_dir()):
+    DATA = Path(os.environ.get("DATA") or FULL / "../data")
+
+#: submodel of a golden figure -> the listing of its tensors, for ResNet-18 unless the name says otherwise
+LISTINGS = {
+    "encoder": "encoder{layers}",
+    "depth": "depth{layers}",
+    "pose_encoder": "pose_encoder{layers}",
+    "pose": "pose{layers}",
+    "pose_shared": "pose_shared18",
+    "posecnn2": "posecnn2",
+    "posecnn3": "posecnn3",
+    "predictive_mask": "predictive_mask18_mono",
+}
+
+
+@cache
+def golden(folder: str, part: str) -> np.lib.npyio.NpzFile:
+    """The figures of one part: "layers", "net18", "net34", "net50", "loss_mono", "loss_ms", "data", "eval", ..."""
+    return np.load(FOLDERS[folder] / f"monodepth2_{part}.npz")
+
+
+def files_of(part: str) -> list[str]:
+    """The folders that hold figures of this part."""
+    return [name for name, folder in FOLDERS.items() if (folder / f"monodepth2_{part}.npz").is_file()]
+
+
+def official_shapes(submodel: str, layers: int = 18) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of one official sub-network's state dict, in its order. Of LISTINGS, or a listing's own name."""
+    layers_of_depth = 18 if submodel == "depth" and layers == 34 else layers  # the two decoders are the same
+    listing = LISTINGS.get(submodel, submodel).format(layers=layers_of_depth)
+    return read_shapes(COMMITTED / f"monodepth2_{listing}_state_dict.tsv")
+
+
+def formula_weights(file, submodel: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The state dict {name: array} of `submodel` that the figures of `file` were made from.
+
+    `file` is an opened golden file; `submodel` is the name that the figure gives the sub-network (fact sheet 9.1) and
+    `shapes` its tensors'.
+    """
+    named = {f"{submodel}.{name}": shape for name, shape in shapes.items()}
+    overrides = {
+        key.removeprefix("override/"): file[key]
+        for key in file.files
+        if key.startswith(f"override/{submodel}.") and key.removeprefix("override/") in named
+    }
+    state = formula_state(named, int(file["meta/seed"]), float(file["meta/gain"]), overrides)
+    return {name.removeprefix(f"{submodel}."): value for name, value in state.items()}
+
+
+def close(actual, expected, relative: float, what: str = "") -> None:
+    """Assert that the largest difference is at most `relative` of `expected`'s largest magnitude; no NaN."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, wanted {expected.shape}"
+    scale = max(float(np.abs(expected).max(initial=0)), 1e-30)
+    worst = float(np.abs(actual - expected).max(initial=0)) / scale
+    assert worst <= relative, f"{what}: differs by {worst:.3g} of the largest magnitude, allowed {relative:g}"
