@@ -1,0 +1,84 @@
+"""Reading, augmenting and batching of KITTI's frames with their neighbours, and the ground truth of its test splits."""
+
+import argparse
+from collections.abc import Container
+
+from options import sources
+
+from .ground_truth import SPLITS, ground_truth, read_gt_depths, write_gt_depths
+from .kitti import KITTIDataset, KITTIDepthDataset, KITTIOdomDataset, KITTIRAWDataset, item_keys
+from .loader import Loader, build_loader
+from .pictures import load_image
+from .sampling import EpochBatchSampler
+from .splits import ODOMETRY, Line, read_split
+
+__all__ = [
+    "SPLITS",
+    "EpochBatchSampler",
+    "KITTIDataset",
+    "KITTIDepthDataset",
+    "KITTIOdomDataset",
+    "KITTIRAWDataset",
+    "Line",
+    "Loader",
+    "build_dataset",
+    "build_loader",
+    "ground_truth",
+    "item_keys",
+    "load_image",
+    "read_gt_depths",
+    "read_split",
+    "training_keys",
+    "write_gt_depths",
+]
+
+DATASETS = {"kitti": KITTIRAWDataset, "kitti_odom": KITTIOdomDataset, "kitti_depth": KITTIDepthDataset}
+
+
+def training_keys(options: argparse.Namespace) -> set:
+    """The part of an item that a training step with these options reads.
+
+    Losses look at every scale of the sources only with --v1_multiscale; the networks see scale 0 only.
+    """
+    frames = [0, *sources(options)]
+
+    def wanted(key) -> bool:
+        match key:
+            case ("color", frame, scale):
+                return scale == 0 or frame == 0 or options.v1_multiscale
+            case ("color_aug", _, scale):
+                return scale == 0
+            case ("K" | "inv_K", scale):
+                return scale == 0 or options.v1_multiscale
+        return True
+
+    return {key for key in item_keys(frames) if wanted(key)}
+
+
+def build_dataset(options: argparse.Namespace, part: str, keys: Container | None = None) -> KITTIDataset:
+    """The items of a split's list: "train", with augmentation; "val", the same without; or "test", frame 0 alone.
+
+    Reads from `options`: data_path, split_dir, split, dataset, png, height, width, frame_ids, use_stereo, resize,
+    jitter, seed; for "test" eval_split in place of split. odom_9 and odom_10 are read from KITTI odometry, frames 0
+    and 1. `keys`: the part of an item that is wanted (`training_keys`, say); without it, everything.
+    InputError for a missing data folder, and as `read_split` raises it.
+    """
+    kind, frames = DATASETS[options.dataset], [0, *sources(options)]
+    split = options.split
+    if part == "test":
+        split, frames = options.eval_split, [0]
+        if split in ODOMETRY:
+            kind, frames = KITTIOdomDataset, [0, 1]
+    return kind(
+        options.data_path,
+        read_split(options.split_dir, split, part),
+        options.height,
+        options.width,
+        frames,
+        is_train=part == "train",
+        png=options.png,
+        resize=options.resize,
+        jitter=options.jitter,
+        seed=options.seed,
+        keys=keys,
+    )

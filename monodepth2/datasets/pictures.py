@@ -1,0 +1,46 @@
+"""Pictures and depth pictures read from files, whole or with one clear error."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shared import InputError
+from shared.files import one_line
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+def _read(path: str | Path, decode: Callable[[Image.Image], object]):
+    try:
+        with Image.open(path) as image:
+            return decode(image)
+    except UnidentifiedImageError as error:
+        reason = "not a picture, whatever its name says" if Path(path).stat().st_size else "the file is empty"
+        cause = error
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders answer broken files with OSError, SyntaxError, struct.error, ...
+        reason, cause = getattr(error, "strerror", None) or str(error) or type(error).__name__, error
+    raise InputError(one_line(f"{path}: cannot be read as a picture ({reason}); fetch it again")) from cause
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """The picture in `path` as RGB, of its own size; its content says the format, not its name.
+
+    InputError if it is missing, empty, broken or no picture.
+    """
+    return _read(path, lambda image: image.convert("RGB"))
+
+
+def load_depth_png(path: str | Path) -> np.ndarray:
+    """A depth picture of KITTI's depth benchmark: metres, float32 [h, w], 0 where nothing was measured.
+
+    16 bits a pixel, 256 to the metre. InputError as `load_image` raises it, and for another kind of picture.
+    """
+
+    def decode(image: Image.Image) -> np.ndarray:
+        if image.mode not in ("I;16", "I;16B", "I"):
+            raise InputError(f"{path}: is a picture of mode {image.mode}, not 16-bit depth; fetch proj_depth again")
+        return np.asarray(image).astype(np.float32) / 256
+
+    return _read(path, decode)

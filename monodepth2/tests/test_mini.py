@@ -1,0 +1,432 @@
+"""The embedded mini data set: its geometry, its files, that it repeats, and that it is safe to make."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+from shared import InputError
+
+import cv2
+import numpy as np
+import pytest
+from datasets import mini, render, rig, street
+from datasets.mini import ensure_mini
+from datasets.rig import CAMERA
+from PIL import Image
+
+SCRIPT = Path(mini.__file__)
+DATE = "2026_05_01/2026_05_01_drive"
+ODOMETRY = "2026_05_02/2026_05_02_drive_0011_sync"
+CALL = (
+    "import sys, mini; from pathlib import Path; mini.WORTH_PROCESSES = int(sys.argv[2]); "
+    "mini.ensure_mini(sys.argv[1], 0, Path(sys.argv[3]))"
+)
+
+
+def write_lists(folder: Path, **lines: list[str]) -> Path:
+    """Lists of their own for a small data set."""
+    for name in (*mini.LISTS.values(), mini.ODOMETRY_LIST):
+        part = "odometry" if "odom" in name else Path(name).stem.split("_")[0]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(f"{line}\n" for line in lines[part]))
+    return folder
+
+
+def small_lists(folder: Path) -> Path:
+    """Five moments, three scans."""
+    test = [f"{ODOMETRY} {0:010d} l"]
+    lines = [f"{DATE}_0001_sync 1 l", f"{DATE}_0001_sync 1 r"]
+    return write_lists(folder, train=lines, val=[f"{DATE}_0001_sync 2 r"], test=test, odometry=["9 0 l"])
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Every file under a folder, by its path."""
+    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
+
+
+def start(root: Path, lists: Path, worth_processes: int = 10**6) -> subprocess.Popen:
+    """A process of its own that makes a mini data set; it imports the module alone, without paddle."""
+    command = [sys.executable, "-c", CALL, str(root), str(worth_processes), str(lists)]
+    return subprocess.Popen(command, cwd=SCRIPT.parent, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory) -> Path:
+    return small_lists(tmp_path_factory.mktemp("lists"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, lists) -> Path:
+    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", 0, lists)
+
+
+@cache
+def drive(number: int) -> street.Street:
+    return street.build(0, number, lead=number % mini.LEAD_EVERY == 0)
+
+
+@cache
+def seen(number: int, frame: int, side: str = "l") -> tuple[np.ndarray, np.ndarray]:
+    place = drive(number)
+    return render.render(place.at(frame), place.pose(frame, side), CAMERA)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Geometry
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def warped(source: np.ndarray, depth: np.ndarray, motion: np.ndarray) -> tuple[np.ndarray, ...]:
+    """`source` as seen at `depth` [H, W] from elsewhere: `motion` [4, 4] leads to the source's camera.
+
+    Written down anew from the intrinsics of fact sheet 3.3 (the picture's middle at half its size). Returns the
+    picture, where it was sampled (x, y; -9 for the sky), and the depth from the source's camera.
+    """
+    height, width = depth.shape
+    x = (np.arange(width) + 0.5 - 0.5 * width) / (0.58 * width)
+    y = (np.arange(height) + 0.5 - 0.5 * height)[:, None] / (1.92 * height)
+    known = np.where(np.isfinite(depth), depth, np.nan).astype(float)
+    points = np.stack([known * x, known * y, known], -1) @ motion[:3, :3].T + motion[:3, 3]
+    place_x = points[..., 0] / points[..., 2] * 0.58 * width + 0.5 * width - 0.5
+    place_y = points[..., 1] / points[..., 2] * 1.92 * height + 0.5 * height - 0.5
+    maps = [np.nan_to_num(place, nan=-9).astype(np.float32) for place in (place_x, place_y)]
+    picture = cv2.remap(source, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_CONSTANT)
+    return picture, *maps, points[..., 2]
+
+
+def matches(number: int, other: tuple[int, str], frame: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far, in grey levels [H, W], the other view warped by true depth and motion is from frame's left picture, how
+    far it is unwarped, and where both see the same surface."""
+    place = drive(number)
+    picture, depth = seen(number, frame)
+    source, source_depth = seen(number, *other)
+    motion = np.linalg.inv(place.pose(*other)) @ place.pose(frame)
+    again, x, y, expected = warped(source, depth, motion)
+    found = cv2.remap(source_depth, x, y, cv2.INTER_NEAREST, borderValue=0)
+    both = np.abs(found - expected) < 0.02 * expected
+    return *(np.abs(view.astype(float) - picture).mean(2) for view in (again, source)), both
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("other", [(10, "r"), (9, "l"), (11, "l")])
+def test_true_depth_and_motion_bring_one_view_upon_the_other(number, other):
+    error, unwarped, both = matches(number, other)
+    assert both.mean() > 0.6
+    assert np.median(error[both]) <= 1.5 and error[both].mean() < 4
+    assert unwarped[both].mean() > 15
+
+
+def test_the_car_ahead_keeps_its_place():
+    """Its pixels match without a warp, though the street moves past them: what auto-masking looks for."""
+    with_car, without = drive(3), street.build(0, 3)
+    _, empty = render.render(without.at(10), without.pose(10), CAMERA)
+    ahead = cv2.erode((seen(3, 10)[1] < empty - 0.5).astype(np.uint8), np.ones((3, 3))) > 0
+    assert with_car.lead and not without.lead and ahead.sum() > 600
+    error, unwarped, _ = matches(3, (11, "l"))
+    assert unwarped[ahead].mean() < 0.5 and error[ahead].mean() > 5
+    assert np.array_equal(seen(3, 10)[1][ahead], seen(3, 11)[1][ahead])
+    assert unwarped[~ahead].mean() > 10
+    # the stereo pair sees it at its true distance
+    error, _, both = matches(3, (10, "r"))
+    assert (both & ahead).sum() > 0.6 * ahead.sum() and np.median(error[both & ahead]) <= 1.5
+
+
+def test_cameras():
+    place = drive(1)
+    assert np.allclose(np.linalg.inv(place.pose(5)) @ place.pose(5, "r"), street.rigid(np.eye(3), (0.54, 0, 0)))
+    x, y = CAMERA.rays().x, CAMERA.rays().y[:, 0]
+    assert (len(x), len(y)) == (416, 126)
+    assert np.allclose(x * 0.58 * 416, np.arange(416) - 207.5, atol=1e-4)
+    assert np.allclose(y * 1.92 * 126, np.arange(126) - 62.5, atol=1e-4)
+    # a mirrored picture is one of the same camera
+    assert np.allclose(x, -x[::-1], atol=1e-7)
+
+
+def plain_scene(boxes: list, blobs: list) -> render.Scene:
+    atlas = drive(1).scene.atlas
+    return render.Scene(boxes, blobs, 0, (0, 0), 0, np.array([0, -1.0, 0]), atlas)
+
+
+def test_depth_by_hand():
+    """A wall 10 m ahead, 2 m wide, turned by nothing; a ball of radius 1 at 8 m; the ground 1.5 m below."""
+    wall = render.Box(street.rigid(np.eye(3), (0, -1.5, 10.5)), np.array([1, 3, 0.5]), (0, 0, 0), np.ones((3, 2)))
+    ball = render.Blob(np.array([-4.0, -1.5, 8.0]), np.ones(3), 0)
+    camera = render.Camera(417, 127)  # its middle pixel looks straight ahead
+    _, depth = render.render(plain_scene([wall], [ball]), street.rigid(np.eye(3), (0, -1.5, 0)), camera)
+    fx, fy = camera.focal
+    assert depth[63, 208] == pytest.approx(10)
+    columns = np.flatnonzero(depth[63] == depth[63, 208])
+    assert len(columns) == pytest.approx(2 * fx / 10, abs=1) and columns.mean() == pytest.approx(208, abs=0.6)
+    # the ray through the ball's centre leaves its length, sqrt(80), but for the radius
+    direction = np.array([(round(208 - fx / 2) - 208) / fx, 0, 1])
+    nearest = (np.sqrt(80) - 1) / np.linalg.norm(direction)
+    assert depth[63, round(208 - fx / 2)] == pytest.approx(nearest, abs=2e-3)
+    for row in (100, 126):
+        assert depth[row, 400] == pytest.approx(1.5 * fy / (row - 63), rel=1e-5)
+    assert np.isinf(depth[0, 400]) and np.isinf(depth[63, 400])
+
+
+def test_a_turned_box_by_hand():
+    """A box turned by 45 degrees shows its edge: half its diagonal nearer than its middle."""
+    box = render.Box(street.rigid(street.turned(45), (0, 0, 10)), np.array([1, 5, 1]), (0, 0, 0), np.ones((3, 2)))
+    depth, _ = render.cast(
+        plain_scene([box], []), street.rigid(np.eye(3), (0, -1.5, 0)), render.Camera(417, 127).rays()
+    )
+    assert depth[63, 208] == pytest.approx(10 - np.sqrt(2), rel=1e-5)
+    assert np.allclose(depth[63], depth[63, ::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [1, 4, 11])
+def test_distances_suit_stereo_and_the_eye(number):
+    picture, depth = seen(number, 10)
+    known = depth[np.isfinite(depth)]
+    assert len(known) > 0.75 * depth.size
+    assert ((known > 3) & (known < 40)).mean() > 0.75
+    small = cv2.resize(picture, (192, 64), interpolation=cv2.INTER_AREA).astype(float)
+    contrast = np.abs(np.diff(small, axis=1)).mean(2)[24:]
+    assert contrast.mean() > 6 and (contrast > 2).mean() > 0.5
+
+
+def test_streets_and_drives_differ():
+    steps = [np.linalg.inv(place.poses[:-1]) @ place.poses[1:] for place in map(drive, (1, 3, 4))]
+    for motion in steps:
+        assert ((motion[:, 2, 3] > 0.55) & (motion[:, 2, 3] < 1.05)).all()
+        turns = np.degrees(np.arccos(np.clip((np.trace(motion[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1)))
+        assert turns.mean() > 0.05 and turns.max() < 3
+    assert not np.allclose(steps[0], steps[1], atol=1e-3)
+    assert np.abs(seen(1, 10)[0].astype(float) - seen(4, 10)[0]).mean() > 20
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Calibration and scans
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def read_calibration(file: Path) -> dict[str, np.ndarray]:
+    """Fact sheet 3.2: values of numbers become arrays."""
+    pairs = (line.split(":", 1) for line in file.read_text().splitlines())
+    return {key: np.array(value.split(), float) for key, value in pairs if set(value) <= set("0123456789.e+- ")}
+
+
+@pytest.mark.parametrize("camera", [2, 3])
+def test_scans_project_onto_what_is_rendered(root, camera):
+    """Fact sheet 3.5, points 1 to 4, from the files alone."""
+    cams = read_calibration(root / "2026_05_01" / "calib_cam_to_cam.txt")
+    velo = read_calibration(root / "2026_05_01" / "calib_velo_to_cam.txt")
+    rectify = np.eye(4)
+    rectify[:3, :3] = cams["R_rect_00"].reshape(3, 3)
+    matrix = cams[f"P_rect_0{camera}"].reshape(3, 4) @ rectify
+    matrix = matrix @ street.rigid(velo["R"].reshape(3, 3), velo["T"])
+    width, height = cams["S_rect_02"].astype(int)
+    file = root / f"{DATE}_0001_sync" / "velodyne_points" / "data" / f"{1:010d}.bin"
+    points = np.fromfile(file, np.float32).reshape(-1, 4)
+    assert points[:, 3].min() >= 0 and 0.2 < points[:, 3].max() <= 1
+    assert (points[:, 0] > 0).all() and np.linalg.norm(points[:, :3], axis=1).max() < 80
+    u, v, depth = matrix @ np.column_stack([points[:, :3], np.ones(len(points))]).T
+    column, row = np.round(u / depth).astype(int) - 1, np.round(v / depth).astype(int) - 1
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    assert inside.mean() > 0.75
+    assert len(np.unique(row[inside] * width + column[inside])) > 0.08 * width * height
+    rendered = seen(1, 1, "l" if camera == 2 else "r")[1][row[inside], column[inside]]
+    off = np.abs(depth[inside] - rendered) / rendered
+    # within a pixel depth varies, and the scanner sees past some edges
+    assert np.median(off) < 0.01 and (off < 0.05).mean() > 0.88
+
+
+def test_calibration_files(root):
+    for date in ("2026_05_01", "2026_05_02"):
+        cams = read_calibration(root / date / "calib_cam_to_cam.txt")
+        assert set(cams) == {"corner_dist"} | {
+            f"{name}_0{k}" for name in ("S", "K", "D", "R", "T", "S_rect", "R_rect", "P_rect") for k in range(4)
+        }
+        for k in (2, 3):
+            matrix = cams[f"P_rect_0{k}"].reshape(3, 4)
+            assert cams["S_rect_02"].tolist() == [416, 126]
+            assert matrix[0, 0] / 416 == 0.58 and matrix[1, 1] / 126 == 1.92
+            assert (matrix[0, 2] - 0.5) / 416 == 0.5 and (matrix[1, 2] - 0.5) / 126 == 0.5  # pixels count from 1
+            assert matrix[0, 3] == pytest.approx(-(k - 2) * 0.54 * matrix[0, 0], rel=1e-6)
+        assert (root / date / "calib_velo_to_cam.txt").read_text().startswith("calib_time: ")
+        assert set(read_calibration(root / date / "calib_velo_to_cam.txt")) == {"R", "T", "delta_f", "delta_c"}
+
+
+def test_scanned_depth_by_hand():
+    """Two points ahead on rows of their own, one out of sight; then two of which the nearer hides the farther."""
+    points = np.float32([[20, 0, 0, 0], [10, 0, 0, 0], [10, 50, 0, 0]])
+    depth = rig.scanned_depth(points)
+    rows, columns = depth.nonzero()
+    assert len(rows) == 2 and sorted(depth[rows, columns]) == [10, 20]
+    both = np.float32([[20, 0, 0, 0], [20.001, 0, 0, 0]])
+    assert rig.scanned_depth(both).max() == 20
+
+
+def test_baselines_by_hand():
+    train, test = np.zeros((2, 126, 416))
+    test[70:90], test[90:110] = 10, 20
+    train[60], train[61:90], train[90:] = 7, 2, 4
+    errors = rig.baselines([train], [test])
+    # equal halves: the median is 15, and half the points are off by 5 of 10, half by 5 of 20
+    assert errors["constant_depth"] == pytest.approx((0.5 + 0.25) / 2, abs=1e-4)
+    assert errors["mean_inverse_depth_of_the_row"] == pytest.approx(0, abs=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Files
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_lists():
+    named = mini.read_lists(mini.DEFAULT_LISTS)
+    jobs = mini.jobs_of(named)
+    assert len(jobs) == len({job[:2] for job in jobs}) and len(named["train"]) >= 160 and len(named["test"]) >= 16
+    drives = {part: {entry[0] for entry in named[part]} for part in mini.LISTS}
+    assert not drives["train"] & (drives["val"] | drives["test"]) and not drives["val"] & drives["test"]
+    for part, name in mini.LISTS.items():
+        lines = (mini.DEFAULT_LISTS / name).read_text().splitlines()
+        assert len(set(lines)) == len(lines)
+        assert {line.split()[2] for line in lines} == ({"l"} if part == "test" else {"l", "r"})
+    assert named["odometry"] == [("9", frame) for frame in range(len(named["odometry"]))]
+
+
+def test_every_line_has_its_files(root, lists):
+    for part in mini.LISTS:
+        for line in (lists / mini.LISTS[part]).read_text().splitlines():
+            folder, index, _ = line.split()
+            near = (0,) if part == "test" else (-1, 0, 1)
+            for frame in (int(index) + offset for offset in near):
+                for camera in (2, 3):
+                    with Image.open(root / folder / f"image_0{camera}" / "data" / f"{frame:010d}.jpg") as picture:
+                        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (416, 126))
+            assert (root / folder / "velodyne_points" / "data" / f"{int(index):010d}.bin").is_file()
+    names = sorted(contents(root))
+    assert len(names) == 6 * 2 + 3 + 4 + 4 + 2  # pictures, scans, calibrations, pictures of the sequence, poses, record
+
+
+def test_odometry(root):
+    for camera in (2, 3):
+        for frame in (0, 1):
+            copy = root / "sequences" / "09" / f"image_{camera}" / f"{frame:06d}.jpg"
+            assert (
+                copy.read_bytes() == (root / ODOMETRY / f"image_0{camera}" / "data" / f"{frame:010d}.jpg").read_bytes()
+            )
+    poses = np.loadtxt(root / "poses" / "09.txt").reshape(-1, 3, 4)
+    assert len(poses) == 2 and np.allclose(poses[0], np.eye(4)[:3])
+    place = drive(11)
+    assert np.allclose(poses[1], (np.linalg.inv(place.pose(0)) @ place.pose(1))[:3], atol=1e-6)
+
+
+def test_pictures_are_what_is_rendered(root):
+    with Image.open(root / f"{DATE}_0001_sync" / "image_03" / "data" / f"{1:010d}.jpg") as file:
+        assert np.abs(np.asarray(file).astype(float) - seen(1, 1, "r")[0]).mean() < 6  # but for JPEG
+
+
+def test_record(root):
+    record = json.loads((root / "mini.json").read_text())
+    assert (record["version"], record["seed"], record["size"]) == (mini.VERSION, 0, [416, 126])
+    assert record["lines"] == {"train": 2, "val": 1, "test": 1, "odometry": 1}
+    assert (record["frames"], record["scans"]) == (6, 3)
+    assert set(record["versions"]) == {"numpy", "opencv", "pillow"}
+    assert all(0.1 < error < 1 for error in record["abs_rel"].values()) and len(record["abs_rel"]) == 2
+
+
+def test_the_seed_alone_decides(tmp_path, root, lists):
+    """Twice the same bytes, also when several processes draw; other bytes from another seed."""
+    assert start(tmp_path / "many", lists, worth_processes=1).wait(120) == 0
+    assert contents(tmp_path / "many") == contents(root)
+    one = mini.Job(f"{DATE}_0001_sync", 1, False)
+    first, other = (mini.draw(seed, one)[0] for seed in (0, 1))
+    assert all(np.abs(first[side].astype(float) - other[side]).mean() > 10 for side in "lr")
+
+
+def test_ensure_draws_only_what_is_missing(root, lists, monkeypatch):
+    before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
+    assert ensure_mini(root, 0, lists) == root
+    assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before
+    for changed in ("VERSION", "seed"):
+        with monkeypatch.context() as patch:
+            if changed == "VERSION":
+                patch.setattr(mini, "VERSION", mini.VERSION + 1)
+            assert not mini.holds(root, mini.make_record(int(changed == "seed"), lists))
+
+
+@pytest.mark.parametrize("record", [None, "{", "[]", '{"made_by": "someone else"}'])
+def test_a_foreign_folder_is_left_alone(tmp_path, lists, record):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    if record is not None:
+        (tmp_path / "mini.json").write_text(record)
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="name another folder") as caught:
+        ensure_mini(tmp_path, 0, lists)
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_in_its_place_is_left_alone(tmp_path, lists):
+    (tmp_path / "mini").write_text("mine")
+    with pytest.raises(InputError):
+        ensure_mini(tmp_path / "mini", 0, lists)
+    with pytest.raises(InputError, match="cannot be made"):
+        ensure_mini(tmp_path / "mini" / "below", 0, lists)
+    assert (tmp_path / "mini").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["one word"], [f"{DATE}_0001_sync first l"], [f"{DATE}_0001_sync 0 l"], [f"{DATE}_0001_sync 44 l"], ["road 3 l"]],
+)
+def test_lists_that_cannot_be_drawn(tmp_path, lines):
+    lists = write_lists(tmp_path / "lists", train=lines, val=[], test=[], odometry=[])
+    with pytest.raises(InputError) as caught:
+        ensure_mini(tmp_path / "mini", 0, lists)
+    assert "\n" not in str(caught.value) and not (tmp_path / "mini").exists()
+
+
+def test_missing_lists_and_a_wrong_seed(tmp_path, lists):
+    with pytest.raises(InputError, match="train_files.txt"):
+        ensure_mini(tmp_path / "mini", 0, tmp_path / "nowhere")
+    with pytest.raises(InputError, match="--seed"):
+        ensure_mini(tmp_path / "mini", -1, lists)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_drawing_broken_off_leaves_no_root(tmp_path, lists, how):
+    folder = tmp_path / "mini"
+    child = start(folder, mini.DEFAULT_LISTS)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert list(tmp_path.rglob("*.jpg")), "the child never drew"
+    os.kill(child.pid, how)
+    assert child.wait(20) != 0
+    assert not folder.exists()
+    with mini.alone_with(folder):
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".mini.lock"]
+
+
+def test_a_failed_redrawing_keeps_the_old_one(tmp_path, lists, monkeypatch):
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "mini.json").write_text(json.dumps({"made_by": mini.MAKER}))
+    before = contents(tmp_path / "mini")
+
+    def full(*_) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(mini, "draw", full)
+    with pytest.raises(OSError, match="no space"):
+        ensure_mini(tmp_path / "mini", 0, lists)
+    assert contents(tmp_path / "mini") == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".mini.lock", "mini"]
+
+
+def test_command_line_from_anywhere(tmp_path):
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "mine.txt").write_text("mine")
+    command = [sys.executable, str(SCRIPT), "--output_dir", "mini", "--seed", "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
