@@ -1,0 +1,25 @@
+"""torch's own Adam and the reference's schedule, from the fact sheet (section 6)."""
+
+import argparse
+
+import torch
+from torch import nn
+
+_DROP = 0.1
+
+
+def build_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Adam:
+    """One group of all parameters, in the order of the sub-networks; those without a gradient stay (sheet 6.1)."""
+    return torch.optim.Adam(model.parameters(), lr=options.learning_rate)
+
+
+def learning_rate(epoch: int, options: argparse.Namespace) -> float:
+    """The rate of `epoch` (0-based), as torch's StepLR multiplies it out (sheet 6.2).
+
+    Counted at its start, an epoch is already over for the schedule when it begins.
+    """
+    counted = epoch + (options.scheduler_step_at == "start")
+    rate = options.learning_rate
+    for _ in range(counted // options.scheduler_step_size):
+        rate *= _DROP
+    return rate
