@@ -61,6 +61,11 @@ MINI_stdcseg := --base 32 --use_boundary_8 true --n_img_per_gpu 4 --n_workers_tr
     --val_scales 0.5 --save_iter_sep 115 --msg_iter 20
 # Processes of that training on the CPU (Paddle's dygraph uses one core of each), unless GPUS or CPUS say otherwise.
 MINI_CPUS_stdcseg := 2
+MINI_monodepth2 := --split mini --use_stereo --weights_init scratch --height 64 --width 96 --min_depth 0.6 \
+    --max_depth 20 --batch_size 4 --learning_rate 5e-4 --num_epochs 11 --scheduler_step_size 9 --num_workers 1 \
+    --log_frequency 20
+MINI_CPUS_monodepth2 := 2
+MINI_EVALUATION_monodepth2 := --eval_split mini
 
 # $(call option,--name,value): nothing when the value is empty
 option = $(if $(2),$(1) '$(2)')
@@ -86,7 +91,8 @@ train-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json)
 
 evaluate-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
 	$(RUN) $(1)/evaluate.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
-	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(call option,--output,$$(OUT)) $$(ARGS)
+	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_EVALUATION_$(1))) \
+	    $$(call option,--output,$$(OUT)) $$(ARGS)
 
 demo-$(1): $(STAMP) $$(if $$(IMAGES),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
 	$(RUN) $(1)/demo.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
@@ -112,6 +118,7 @@ $(foreach paper,$(PAPERS),$(eval $(call PAPER_TARGETS,$(paper))))
 
 MINI_IMAGES_mobilenetv3 := mobilenetv3/data/mini/val/mug
 MINI_IMAGES_stdcseg := stdcseg/data/mini/leftImg8bit/val/stiftingen
+MINI_IMAGES_monodepth2 := monodepth2/data/mini/2026_05_02/2026_05_02_drive_0012_sync/image_02/data
 
 # --------------------------------------------------------------------------------------------------------- all papers
 
