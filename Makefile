@@ -59,18 +59,22 @@ MINI_mobilenetv3 := --num_classes 10 --width_mult 0.5 --train_crop_size 64 --val
 MINI_stdcseg := --base 32 --use_boundary_8 true --n_img_per_gpu 4 --n_workers_train 1 --crop_size 256 128 --scales 0.5 \
     --colour_jitter 0.2 --max_iter 460 --warmup_steps 20 --warmup_start_lr 1e-3 --lr 0.015 --train_backbone_norms \
     --val_scales 0.5 --save_iter_sep 115 --msg_iter 20
+MINI_monodepth2 := --split mini --use_stereo --pose_model_type posecnn --weights_init scratch --height 64 --width 128 \
+    --min_depth 0.6 --max_depth 20 --batch_size 4 --learning_rate 5e-4 --num_epochs 12 --scheduler_step_size 10 \
+    --num_workers 1 --log_frequency 20
 # Processes of that training on the CPU (Paddle's dygraph uses one core of each), unless GPUS or CPUS say otherwise.
 MINI_CPUS_stdcseg := 2
-MINI_monodepth2 := --split mini --use_stereo --weights_init scratch --height 64 --width 96 --min_depth 0.6 \
-    --max_depth 20 --batch_size 4 --learning_rate 5e-4 --num_epochs 11 --scheduler_step_size 9 --num_workers 1 \
-    --log_frequency 20
 MINI_CPUS_monodepth2 := 2
 MINI_EVALUATION_monodepth2 := --eval_split mini
+# Which checkpoint of that training counts, when not the best by validation: the last one, as in the reference.
+MINI_CHECKPOINT_monodepth2 := latest
 
 # $(call option,--name,value): nothing when the value is empty
 option = $(if $(2),$(1) '$(2)')
 # several processes: GPUS=0,1, or CPUS=2 on the CPU
 LAUNCHER = -m paddle.distributed.launch --log_dir build/launch
+# $(call trained,PAPER): the weights trained on the mini data
+trained = $(1)/output/mini/$(or $(MINI_CHECKPOINT_$(1)),best)
 # $(call launch,processes of the mini training): nothing for one process
 launch = $(if $(GPUS),$(LAUNCHER) --devices $(GPUS),$(if $(or $(CPUS),$(1)),$(LAUNCHER) --nproc_per_node $(or $(CPUS),$(1))))
 
@@ -89,17 +93,17 @@ train-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json)
 	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_$(1))) \
 	    --output_dir '$$(or $$(OUT),$(1)/output/$$(if $$(DATA),train,mini))' $$(if $$(GPUS),--device gpu) $$(ARGS)
 
-evaluate-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
-	$(RUN) $(1)/evaluate.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
+evaluate-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$$(call trained,$(1))/state.json)
+	$(RUN) $(1)/evaluate.py --weights '$$(or $$(WEIGHTS),$$(call trained,$(1)))' \
 	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_EVALUATION_$(1))) \
 	    $$(call option,--output,$$(OUT)) $$(ARGS)
 
-demo-$(1): $(STAMP) $$(if $$(IMAGES),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
-	$(RUN) $(1)/demo.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
+demo-$(1): $(STAMP) $$(if $$(IMAGES),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$$(call trained,$(1))/state.json)
+	$(RUN) $(1)/demo.py --weights '$$(or $$(WEIGHTS),$$(call trained,$(1)))' \
 	    --image_path '$$(or $$(IMAGES),$$(MINI_IMAGES_$(1)))' --output_dir '$$(or $$(OUT),$(1)/output/demo)' $$(ARGS)
 
-export-$(1): $(STAMP) $$(if $$(WEIGHTS),,$(1)/output/mini/best/state.json)
-	$(RUN) $(1)/export.py --weights '$$(or $$(WEIGHTS),$(1)/output/mini/best)' \
+export-$(1): $(STAMP) $$(if $$(WEIGHTS),,$$(call trained,$(1))/state.json)
+	$(RUN) $(1)/export.py --weights '$$(or $$(WEIGHTS),$$(call trained,$(1)))' \
 	    --output_dir '$$(or $$(OUT),$(1)/output/export)' $$(ARGS)
 
 benchmark-$(1): $(STAMP)
@@ -111,7 +115,7 @@ test-$(1): $(STAMP)
 $(1)/data/mini/mini.json: | $(STAMP)
 	$(RUN) $(1)/datasets/mini.py
 
-$(1)/output/mini/best/state.json: | $(STAMP)
+$$(call trained,$(1))/state.json: | $(STAMP)
 	$(MAKE) train-$(1) DATA= OUT= ARGS= WEIGHTS=
 endef
 $(foreach paper,$(PAPERS),$(eval $(call PAPER_TARGETS,$(paper))))

@@ -209,7 +209,7 @@ class Trainer:
         """One update; the networks' outputs with what the losses made of them, and the losses as numbers."""
         options = self.options
         self.parallel.train()
-        outputs, details = self._process(self.parallel, batch, self._noise(batch))
+        outputs, details = self._process(self.parallel, batch, self._noise(batch, self.step))
         names = ("loss", *(f"loss/{scale}" for scale in options.scales))
         terms = {name: float(details[name]) for name in names}
         if not math.isfinite(terms["loss"]):
@@ -232,13 +232,13 @@ class Trainer:
         outputs = {name: value.astype("float32") for name, value in outputs.items()}
         return outputs, self.criterion.details(outputs, batch, noise)
 
-    def _noise(self, batch: dict) -> list | None:
+    def _noise(self, batch: dict, step: int) -> list | None:
         """What breaks ties in this step: of each item of all processes the same, whichever process has it."""
         options = self.options
         if options.disable_automasking:
             return None
         channels = 1 if options.avg_reprojection else len(sources(options))
-        paddle.seed((options.seed * 1_000_003 + self.step) % 2**31)
+        paddle.seed((options.seed * 1_000_003 + step) % 2**31)
         noise = []
         for scale in options.scales:
             n, _, height, width = batch["color", 0, scale if options.v1_multiscale else 0].shape
@@ -251,6 +251,7 @@ class Trainer:
         """The line of every log_frequency steps: the mean loss since the last one, and scalars and pictures."""
         options = self.options
         loss, self._losses = float(np.mean(self._losses)), []
+        loss = self._mean_over_processes({"loss": loss})["loss"]
         left = (total / self.step - 1) * self.seconds
         place = (self.step - 1) % self.sampler.steps_per_epoch
         speed = options.batch_size * self.world / spent
@@ -275,15 +276,13 @@ class Trainer:
         """Mean loss and depth errors over the whole validation split; keeps the weights of the lowest loss."""
         self.model.eval()
         sums: dict[str, float] = {}
-        state = paddle.get_rng_state()
         with paddle.no_grad():
             for index, batch in enumerate(self.val_loader):
-                paddle.seed(index)  # the same noise at every validation
-                outputs, details = self._process(self.model, batch, None)
+                # the same noise at every validation
+                outputs, details = self._process(self.model, batch, self._noise(batch, index))
                 values = {"loss": float(details["loss"])} | self._monitor(batch, details)
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value
-        paddle.set_rng_state(state)
         figures = {name: value / len(self.val_loader) for name, value in sums.items()}
         figures = self._mean_over_processes(figures)
         text = "".join(f" | {name}: {figures[name]:.4f}" for name in MONITOR if name in figures)
