@@ -5,7 +5,7 @@
     python demo.py --image_path 000000.png --weights W --output_dir O --velodyne 000000.bin --calib 000000.txt
 
 For each picture NAME.* writes NAME_disp.npy (scaled disparity float32 [1, 1, h, w] at the network's size; with
---pred_metric_depth NAME_depth.npy in its place, in metres), NAME_disp.jpeg (the disparity in colours, at the picture's
+--pred_metric_depth also NAME_depth.npy, in metres), NAME_disp.jpeg (the disparity in colours, at the picture's
 size) and NAME_side_by_side.png (the picture with it). A laser scan also gives NAME_velodyne.png, the real depth on the
 picture. Without --output_dir the files go beside the pictures. A picture that cannot be read is reported, the others
 are done all the same, and the exit status is 2.
@@ -228,8 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         raw = predict_picture(predict, picture, (options.width, options.height))
         scaled, depth = disp_to_depth(raw, options.min_depth, options.max_depth)
-        kind, array = ("depth", STEREO_SCALE * depth) if options.pred_metric_depth else ("disp", scaled)
-        atomic_write(folder / f"{name}_{kind}.npy", lambda file, array=array: np.save(file, array))
+        arrays = {"disp": scaled} | ({"depth": STEREO_SCALE * depth} if options.pred_metric_depth else {})
+        for kind, array in arrays.items():
+            atomic_write(folder / f"{name}_{kind}.npy", lambda file, array=array: np.save(file, array))
         colours = colour_map(raw, picture.size)
         _save(folder / f"{name}_disp.jpeg", colours, "JPEG")
         _save(folder / f"{name}_side_by_side.png", side_by_side(picture, colours), "PNG")
