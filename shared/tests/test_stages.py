@@ -302,6 +302,6 @@ def test_ctrl_c_ends_both_sides(toy, group):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
     assert not any(alive(int(file.read_text())) for file in files)
