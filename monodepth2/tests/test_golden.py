@@ -294,13 +294,14 @@ def plan_names(file) -> list[str]:
     return [entry.torch for entry in plan(model).entries if entry.paddle and entry.paddle[0] in own]
 
 
-VARIANTS = sorted(
-    {str(v) for folder in files_of("loss_ablations") for v in golden(folder, "loss_ablations")["meta/variants"]}
-)
+VARIANTS = [
+    pytest.param(*case.values, str(variant), id=f"{case.id}-{variant}")
+    for case in cases("loss_ablations")
+    for variant in golden(*case.values[:2])["meta/variants"]
+]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("folder", "part", "dtype"), cases("loss_ablations"))
+@pytest.mark.parametrize(("folder", "part", "dtype", "variant"), VARIANTS)
 def test_ablations(folder, part, dtype, variant):
     file, high, end = golden(folder, part), dtype == "float64", suffix(dtype)
     command = str(file[f"meta/command/{variant}"])

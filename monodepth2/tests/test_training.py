@@ -284,7 +284,7 @@ def test_two_processes_train_as_one(data, tmp_path):
 def test_an_item_meets_the_same_noise_in_any_process(data, tmp_path):
     alone = built(data, tmp_path)
     batch = next(iter(alone.loader))
-    whole = alone._noise(batch)
+    whole = alone._noise(batch, 0)
     assert [drawn.shape for drawn in whole] == [[2, 2, 64, 64], [2, 2, 64, 64]]
     assert not np.array_equal(whole[0].numpy(), whole[1].numpy())
     for rank in range(2):
@@ -292,10 +292,9 @@ def test_an_item_meets_the_same_noise_in_any_process(data, tmp_path):
         one.rank, one.world, one.sampler.rank, one.sampler.world = rank, 2, rank, 2
         own = next(iter(one.loader))
         np.testing.assert_array_equal(own["color", 0, 0][0].numpy(), batch["color", 0, 0][rank].numpy())
-        for drawn, part in zip(whole, one._noise(own), strict=True):
+        for drawn, part in zip(whole, one._noise(own, 0), strict=True):
             np.testing.assert_array_equal(part[0].numpy(), drawn[rank].numpy())
-    alone.step = 1
-    assert not np.array_equal(alone._noise(batch)[0].numpy(), whole[0].numpy())
+    assert not np.array_equal(alone._noise(batch, 1)[0].numpy(), whole[0].numpy())
 
 
 # ---------------------------------------------------------------------------------------- where a training begins
