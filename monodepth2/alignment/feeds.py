@@ -62,8 +62,8 @@ TRAIN_ARGV = (
     "--use_stereo --pose_model_type posecnn --height 64 --width 96 --batch_size 4 --learning_rate 5e-4 "
     "--min_depth 0.6 --max_depth 20 --seed 1 --split mini"
 ).split()
-TRAIN_STEPS, TRAIN_ITEMS, VAL_ITEMS = 36, 72, 8
-CURVE_EVERY = 6
+TRAIN_STEPS, TRAIN_ITEMS, VAL_ITEMS = 24, 72, 8
+CURVE_EVERY = 4
 FIRST_LOSSES = 4  # then rounding has grown
 
 
@@ -213,9 +213,9 @@ def candidates(count: int) -> list[list[int]]:
 def training_record(losses: list[float], steps: list[int], curve: list[float]) -> dict:
     """What stage 7 compares: losses of the first steps and of the last, abs_rel on val, and whether it learnt.
 
-    So early in a training abs_rel jumps from step to step: the mean of its last four values counts.
+    So early in a training abs_rel jumps from step to step: the mean of its last three values counts.
     """
-    values, untrained, error = np.array(losses), curve[0], np.mean(curve[-4:])
+    values, untrained, error = np.array(losses), curve[0], np.mean(curve[-3:])
     learns = values[-8:].mean() < 0.97 * values[:8].mean() and error < untrained
     return {
         "mini/first_losses": values[:FIRST_LOSSES],
