@@ -1,0 +1,300 @@
+"""Every option of this folder: the reference's names and defaults, grouped.
+
+Reference: fundamentalvision/Deformable-DETR (fact sheet section 2). Left out are its options that do nothing there
+(--position_embedding_scale, --lr_drop_epochs, --remove_difficult) and those of its masks, which cannot run there.
+Added are a smaller ResNet with trainable norms and the sizes of pictures, which make training from scratch on small
+pictures possible. Each option may be written with dashes or with underscores. `parse_options([])` gives the
+reference's defaults; only the places of files differ, which start at this folder.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shared import HelpFormatter, InputError
+
+FOLDER = Path(__file__).resolve().parent
+
+#: options that shape the network or the meaning of its output: what a checkpoint remembers, and what convert.py needs
+NETWORK_OPTIONS = (
+    "backbone",
+    "backbone_norm",
+    "dilation",
+    "position_embedding",
+    "num_feature_levels",
+    "enc_layers",
+    "dec_layers",
+    "dim_feedforward",
+    "hidden_dim",
+    "dropout",
+    "nheads",
+    "num_queries",
+    "dec_n_points",
+    "enc_n_points",
+    "with_box_refine",
+    "two_stage",
+    "aux_loss",
+    "num_classes",
+    "val_size",
+    "max_size",
+)
+
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1 on, of an option."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on, of an option."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def finite(text: str) -> float:
+    """A finite number, of an option."""
+    value = float(text)
+    if not -float("inf") < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0, of an option."""
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A finite number from 0 on, of an option."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to below 1, of an option."""
+    value = not_negative(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
+    return value
+
+
+class _Group:
+    """An argparse group whose options answer to both spellings, `--data-path` and `--data_path`."""
+
+    def __init__(self, parser: argparse.ArgumentParser, title: str):
+        self._group = parser.add_argument_group(title)
+
+    def add(self, *names: str, **settings) -> None:
+        spellings = []
+        for name in names:
+            spellings.append(name)
+            dashed = "--" + name[2:].replace("_", "-")
+            if name.startswith("--") and dashed != name:
+                spellings.append(dashed)
+        self._group.add_argument(*spellings, **settings)
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The options that shape the network (fact sheet sections 2 and 4)."""
+    group = _Group(parser, "network")
+    text = "the ResNet; 18 and 34 are not in the reference"
+    group.add("--backbone", choices=BACKBONES, default="resnet50", help=text)
+    text = (
+        "frozen: the norms are constants and only the stages from layer2 on are trained, as in the reference; batch: "
+        "ordinary batch norms, and all of the ResNet is trained, for a start without ImageNet weights"
+    )
+    group.add("--backbone_norm", choices=["frozen", "batch"], default="frozen", help=text)
+    group.add("--dilation", action="store_true", help="stride 16 instead of 32 in the last stage (DC5)")
+    group.add("--position_embedding", choices=["sine", "learned"], default="sine", help="of the feature maps")
+    text = "feature maps; 1: the last stage's alone, more: those of strides 8, 16, 32, and halvings of the last"
+    group.add("--num_feature_levels", type=positive_int, default=4, metavar="L", help=text)
+    group.add("--enc_layers", type=positive_int, default=6, metavar="N", help="encoder layers")
+    group.add("--dec_layers", type=positive_int, default=6, metavar="N", help="decoder layers")
+    group.add("--dim_feedforward", type=positive_int, default=1024, metavar="N", help="width inside the FFNs")
+    group.add("--hidden_dim", type=positive_int, default=256, metavar="N", help="width of the tokens")
+    group.add("--dropout", type=fraction, default=0.1, metavar="P", help="in the transformer")
+    group.add("--nheads", type=positive_int, default=8, metavar="N", help="attention heads")
+    text = "object queries; with --two_stage the proposals that are kept"
+    group.add("--num_queries", type=positive_int, default=300, metavar="N", help=text)
+    group.add("--dec_n_points", type=positive_int, default=4, metavar="N", help="points a head and level, decoder")
+    group.add("--enc_n_points", type=positive_int, default=4, metavar="N", help="points a head and level, encoder")
+    group.add("--with_box_refine", action="store_true", help="iterative bounding-box refinement")
+    group.add("--two_stage", action="store_true", help="queries from the encoder's proposals; needs --with_box_refine")
+    text = "no losses of the earlier decoder layers, and none of the encoder's proposals"
+    group.add("--no_aux_loss", dest="aux_loss", action="store_false", help=text)
+    text = "logits a query: the largest category id + 1 (COCO: 91)"
+    group.add("--num_classes", type=positive_int, default=91, metavar="N", help=text)
+
+
+def add_size_options(parser: argparse.ArgumentParser) -> None:
+    """The sizes of pictures outside training (fact sheet 3.4)."""
+    group = _Group(parser, "picture sizes")
+    text = "short side in validation, evaluation and demo"
+    group.add("--val_size", type=positive_int, default=800, metavar="N", help=text)
+    group.add("--max_size", type=positive_int, default=1333, metavar="N", help="limit of the long side")
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "reading pictures")
+    text = "COCO's folder: train2017, val2017, annotations"
+    group.add("--data_path", "--coco_path", default=None, metavar="DIR", help=text)
+    group.add("--batch_size", type=positive_int, default=2, metavar="N", help="pictures per process and step")
+    group.add("--num_workers", type=count, default=2, metavar="N", help="loader processes (0: none)")
+
+
+def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "augmentation")
+    scales = list(range(480, 801, 32))
+    text = "short sides drawn from in training (480 512 ... 800)"
+    group.add("--scales", type=positive_int, nargs="+", default=scales, metavar="N", help=text)
+    text = "short sides before the crop (400 500 600)"
+    group.add("--crop_sides", type=positive_int, nargs="+", default=[400, 500, 600], metavar="N", help=text)
+    text = "smallest and largest side of the crop (384 600)"
+    group.add("--crop_range", type=positive_int, nargs=2, default=[384, 600], metavar="N", help=text)
+
+
+def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "optimisation")
+    group.add("--lr", type=positive_float, default=2e-4, metavar="LR", help="rate of AdamW")
+    text = "parts of names of the parameters that have the backbone's rate"
+    group.add("--lr_backbone_names", nargs="+", default=["backbone.0"], metavar="NAME", help=text)
+    text = "the backbone's rate; 0 or less: all of it stays frozen"
+    group.add("--lr_backbone", type=finite, default=2e-5, metavar="LR", help=text)
+    text = "parts of names of the parameters that have a share of the rate"
+    default = ["reference_points", "sampling_offsets"]
+    group.add("--lr_linear_proj_names", nargs="+", default=default, metavar="NAME", help=text)
+    group.add("--lr_linear_proj_mult", type=positive_float, default=0.1, metavar="F", help="that share")
+    group.add("--weight_decay", type=not_negative, default=1e-4, metavar="W", help="decoupled, of every parameter")
+    group.add("--epochs", type=positive_int, default=50, metavar="N")
+    group.add("--lr_drop", type=positive_int, default=40, metavar="N", help="epochs between drops to a tenth")
+    text = "limit of the norm of all gradients together; 0 or less: none"
+    group.add("--clip_max_norm", type=finite, default=0.1, metavar="X", help=text)
+    group.add("--sgd", action="store_true", help="SGD with momentum 0.9 instead of AdamW")
+
+
+def add_loss_options(parser: argparse.ArgumentParser) -> None:
+    """The options that shape matching and losses (fact sheet section 5)."""
+    group = _Group(parser, "matching and losses")
+    group.add("--set_cost_class", type=not_negative, default=2.0, metavar="W", help="the matcher's class cost")
+    group.add("--set_cost_bbox", type=not_negative, default=5.0, metavar="W", help="the matcher's L1 cost")
+    group.add("--set_cost_giou", type=not_negative, default=2.0, metavar="W", help="the matcher's GIoU cost")
+    group.add("--cls_loss_coef", type=not_negative, default=2.0, metavar="W", help="weight of the focal loss")
+    group.add("--bbox_loss_coef", type=not_negative, default=5.0, metavar="W", help="weight of the L1 loss")
+    group.add("--giou_loss_coef", type=not_negative, default=2.0, metavar="W", help="weight of the GIoU loss")
+    group.add("--focal_alpha", type=not_negative, default=0.25, metavar="A", help="of the focal loss")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "run")
+    group.add("--weights", default=None, metavar="W", help="official .pth, .pdparams, or checkpoint folder")
+    group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "output")
+    default = str(FOLDER / "output" / "train")
+    group.add("--output_dir", default=default, metavar="DIR", help="where results go")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = _Group(parser, "training")
+    group.add(
+        "--pretrain_path",
+        default="pretrained",
+        metavar="INIT",
+        help="the ResNet's first weights: pretrained (torchvision's ImageNet file, in pretrained/), scratch, or a file",
+    )
+    group.add("--resume", default=None, metavar="CHECKPOINT", help="continue a training, e.g. from OUTPUT_DIR/latest")
+    group.add("--max_steps", type=positive_int, default=None, metavar="N", help="stop after N steps in all")
+    group.add("--log_frequency", type=positive_int, default=10, metavar="N", help="steps between log lines")
+    group.add("--eval_frequency", type=positive_int, default=1, metavar="N", help="epochs between validations")
+    text = "also save a checkpoint every N steps; 0: only after epochs"
+    group.add("--checkpoint_steps", type=count, default=0, metavar="N", help=text)
+    group.add("--seed", type=count, default=42, metavar="S", help="of weights, order, augmentation and dropout")
+    group.add("--amp", action="store_true", help="mixed precision (float16 on a GPU, bfloat16 on a CPU)")
+
+
+_GROUPS = {
+    "run": _add_run_options,
+    "output": _add_output_options,
+    "network": add_network_options,
+    "sizes": add_size_options,
+    "reading": _add_reading_options,
+    "augmentation": _add_augmentation_options,
+    "optimisation": _add_optimisation_options,
+    "losses": add_loss_options,
+    "training": _add_training_options,
+}
+
+
+def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
+    """A parser with these groups of options; each script adds its own few."""
+    parser = argparse.ArgumentParser(
+        description=description or "Deformable DETR in PaddlePaddle",
+        formatter_class=HelpFormatter,
+        usage="%(prog)s [options]",
+        allow_abbrev=False,
+    )
+    for group in groups:
+        _GROUPS[group](parser)
+    return parser
+
+
+def parse_options(
+    argv: Sequence[str] | None = None,
+    parser: argparse.ArgumentParser | None = None,
+    defaults: Mapping | None = None,
+) -> argparse.Namespace:
+    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
+
+    `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
+    in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
+    """
+    everything = build_parser()
+    parser = parser or everything
+    if defaults:
+        parser.set_defaults(**defaults)
+        everything.set_defaults(**defaults)
+    options = argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+    if options.hidden_dim % options.nheads:
+        parser.error(f"argument --hidden_dim: {options.hidden_dim} is no multiple of --nheads {options.nheads}")
+    if options.hidden_dim % 32:
+        parser.error(f"argument --hidden_dim: {options.hidden_dim} is no multiple of 32, the groups of its norms")
+    if options.two_stage and not options.with_box_refine:
+        parser.error("argument --two_stage: needs --with_box_refine")
+    if options.backbone in ("resnet18", "resnet34") and options.dilation:
+        parser.error(f"argument --dilation: {options.backbone} has no dilated form; take resnet50 or deeper")
+    if options.crop_range[0] > options.crop_range[1]:
+        parser.error("argument --crop_range: the smallest side comes first")
+    return options
+
+
+def remembered_options(weights: str | None) -> dict:
+    """The network options {name: value} that a training checkpoint carries; {} for any other file.
+
+    `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
+    """
+    if not weights:
+        return {}
+    path = Path(weights)
+    state_file = (path if path.is_dir() else path.parent) / "state.json"
+    if not state_file.is_file():
+        return {}
+    try:
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        return {name: state["options"][name] for name in NETWORK_OPTIONS}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{state_file}: not a checkpoint's state ({type(error).__name__}); train again") from error
