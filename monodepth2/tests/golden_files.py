@@ -38,9 +38,15 @@ def golden(folder: str, part: str) -> np.lib.npyio.NpzFile:
     return np.load(FOLDERS[folder] / f"monodepth2_{part}.npz")
 
 
+@cache
 def files_of(part: str) -> list[str]:
-    """The folders that hold figures of this part."""
-    return [name for name, folder in FOLDERS.items() if (folder / f"monodepth2_{part}.npz").is_file()]
+    """The folders that hold figures of this part; a slim file that is only a part of the full one is left out."""
+    folders = [name for name, folder in FOLDERS.items() if (folder / f"monodepth2_{part}.npz").is_file()]
+    if folders == ["committed", "full"]:
+        slim, full = (golden(folder, part) for folder in folders)
+        if all(key in full.files and np.array_equal(slim[key], full[key]) for key in slim.files):
+            return ["full"]
+    return folders
 
 
 def official_shapes(submodel: str, layers: int = 18) -> dict[str, tuple[int, ...]]:

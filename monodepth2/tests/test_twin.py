@@ -22,19 +22,9 @@ DTYPES = [pytest.param("float32", "", id="float32"), pytest.param("float64", "64
 per_dtype = pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
 
 
-def folders_of(part: str) -> list[str]:
-    """The folders with figures of this part; a slim file that is a part of the full one is not run a second time."""
-    folders = files_of(part)
-    if folders == ["committed", "full"]:
-        slim, full = (golden(folder, part) for folder in folders)
-        if all(key in full.files and np.array_equal(slim[key], full[key]) for key in slim.files):
-            return ["full"]
-    return folders
-
-
 def holding(key: str, *parts: str) -> list[tuple[str, str]]:
     """(folder, part) of every file that holds a figure of this name."""
-    return [(folder, part) for part in parts for folder in folders_of(part) if key in golden(folder, part).files]
+    return [(folder, part) for part in parts for folder in files_of(part) if key in golden(folder, part).files]
 
 
 def per_file(key: str, *parts: str):
@@ -42,7 +32,7 @@ def per_file(key: str, *parts: str):
 
 
 def per_folder(part: str):
-    return pytest.mark.parametrize("folder", folders_of(part))
+    return pytest.mark.parametrize("folder", files_of(part))
 
 
 def under(file, prefix: str) -> dict[str, np.ndarray]:
@@ -236,7 +226,7 @@ def check_motion(file, prefix: str, motion: tuple[torch.Tensor, torch.Tensor], l
     )
 
 
-NETS = [(folder, layers) for layers in (18, 34, 50) for folder in folders_of(f"net{layers}")]
+NETS = [(folder, layers) for layers in (18, 34, 50) for folder in files_of(f"net{layers}")]
 
 
 @per_dtype
@@ -456,7 +446,7 @@ def test_five_steps(folder, part):
 
 ABLATIONS = [
     pytest.param(folder, variant, id=f"{folder}-{variant}")
-    for folder in folders_of("loss_ablations")
+    for folder in files_of("loss_ablations")
     for variant in under(golden(folder, "loss_ablations"), "meta/command/")
 ]
 

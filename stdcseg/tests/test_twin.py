@@ -13,7 +13,7 @@ from shared.formula import formula_input
 import numpy as np
 import pytest
 import torch
-from golden_files import BACKBONES, FOLDERS, formula_images, formula_weights, golden, official_shapes
+from golden_files import BACKBONES, files_of, formula_images, formula_weights, golden, official_shapes
 from options import parse_options
 from reference import official
 from reference.losses import boundary_maps, build_criterion, detail_loss, detail_target, dice_loss, ohem_cross_entropy
@@ -23,7 +23,7 @@ from reference.training import build_optimizer, learning_rate, parameter_groups,
 ALL_BOUNDARIES = [word for stride in (2, 4, 8) for word in (f"--use_boundary_{stride}", "true")]
 RUN_BOUNDARIES = {"train": ["--use_boundary_8", "true"], "train_b248": ALL_BOUNDARIES}
 DTYPES = [pytest.param("float32", "", id="float32"), pytest.param("float64", "64", id="float64")]
-per_folder = pytest.mark.parametrize("folder", FOLDERS)
+per_folder = pytest.mark.parametrize("folder", dict.fromkeys(name for part in BACKBONES for name in files_of(part)))
 per_variant = pytest.mark.parametrize("variant", BACKBONES)
 per_dtype = pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
 
@@ -106,7 +106,7 @@ def test_tensors_are_the_official_ones(variant):
 
 CLASSIFIERS = [
     pytest.param(folder, variant, id=f"{folder}-{variant}")
-    for folder in FOLDERS
+    for folder in files_of("backbone")
     for variant in BACKBONES
     if under(golden(folder, "backbone"), f"output/{variant}/")
 ]
@@ -347,7 +347,7 @@ def test_five_steps(folder, variant, run, dtype, suffix):
 def cases_of(kind: str) -> list:
     """(folder, case) of the stored cases `input/<kind>_<case>/`."""
     pairs = []
-    for folder in FOLDERS:
+    for folder in files_of("loss"):
         keys = under(golden(folder, "loss"), f"input/{kind}_")
         pairs += [(folder, case) for case in dict.fromkeys(key.split("/")[0] for key in keys)]
     return [pytest.param(*pair, id="-".join(pair)) for pair in pairs]
