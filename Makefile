@@ -16,13 +16,16 @@ ARGS    ?=
 GPUS    ?=
 CPUS    ?=
 GOLDEN  ?=
+# an alignment runs two processes, one a framework
+JOBS    ?= $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 4 ? 1 : cores / 2)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup align train evaluate demo export benchmark data test test-shared lint clean
+.PHONY: help setup align report train evaluate demo export benchmark data test test-shared lint clean
 
 help:
 	@echo "make align              the seven alignment stages of every paper, on mini data drawn here (the main job)"
 	@echo "make test               every test, and ruff"
+	@echo "make report             one page on all of it: build/report.html and build/report.md"
 	@echo "make train|evaluate|demo|export|benchmark|data      the same for every paper in turn"
 	@echo
 	@echo "make TARGET-PAPER, with PAPER one of: $(PAPERS)"
@@ -39,7 +42,8 @@ help:
 	@echo
 	@echo "Variables: DATA=folder  WEIGHTS=file or checkpoint folder  IMAGES=picture or folder  OUT=output folder"
 	@echo "           ARGS='further options of the script'  GPUS=0,1 (training)  CPUS=2 (training, processes)"
-	@echo "           GOLDEN=folder with the full golden files (test)  PYTHON=$(PYTHON)  PIP_ARGS='options of pip'"
+	@echo "           GOLDEN=folder with the full golden files (test)  JOBS=papers aligned at once ($(JOBS))"
+	@echo "           PYTHON=$(PYTHON)  PIP_ARGS='options of pip'"
 
 # ------------------------------------------------------------------------------------------------------------- set-up
 
@@ -126,7 +130,16 @@ MINI_IMAGES_monodepth2 := monodepth2/data/mini/2026_05_02/2026_05_02_drive_0012_
 
 # --------------------------------------------------------------------------------------------------------- all papers
 
-align train evaluate demo export benchmark data: %: $(STAMP)
+# A paper that fails does not keep the others from running; the table at the end says which it was.
+align: $(STAMP)
+	@rm -f $(PAPERS:%=%/result/align.json)
+	@$(MAKE) --no-print-directory --keep-going -j$(JOBS) $(PAPERS:%=align-%) || true
+	@echo && $(RUN) -m shared.report --table $(PAPERS)
+
+report: $(STAMP)
+	$(RUN) -m shared.report $(PAPERS)
+
+train evaluate demo export benchmark data: %: $(STAMP)
 	@$(foreach paper,$(PAPERS),echo "== $@-$(paper)" && $(MAKE) --no-print-directory $@-$(paper) &&) true
 
 # -------------------------------------------------------------------------------------------------------------- tests

@@ -216,7 +216,7 @@ def _run_processes(
     env = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     runs = [(stage.name, dtype) for stage in stages for dtype in stage.dtypes(options.dtype)]
     seconds = {(side, *run): math.nan for side in SIDES for run in runs}
-    with tqdm(total=len(seconds), desc="align", unit="stage", disable=None, leave=False) as bar:
+    with tqdm(total=len(seconds), desc=f"align {folder.name}", unit="stage", disable=None, leave=False) as bar:
         for group in (("prepare",), SIDES):
             children: dict[str, subprocess.Popen] = {}
             try:
