@@ -1,0 +1,76 @@
+"""The paper's operator, multi-scale deformable attention (section 4.1 of the paper, fact sheet 4.7).
+
+Compiled from C++ on first use (`build`), or made of Paddle's own operators (`pure_paddle`). "auto", the default, takes
+the compiled one and falls back to the other where it cannot be made, with one warning. $DEFORMABLE_DETR_OP or
+`set_implementation` takes one of the two instead.
+"""
+
+import os
+import threading
+import warnings
+
+import paddle
+from paddle import _C_ops
+
+from . import build, checks, pure_paddle
+
+IMPLEMENTATIONS = ("auto", "compiled", "paddle")
+_state = {"wanted": os.environ.get("DEFORMABLE_DETR_OP") or "auto", "used": None, "loaded": False}
+_lock = threading.Lock()
+
+
+def set_implementation(name: str) -> None:
+    """Choose "compiled", "paddle", or "auto" for all later calls. ValueError for another name."""
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation {name!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
+    _state.update(wanted=name, used=None)
+
+
+def implementation() -> str:
+    """Which of "compiled" and "paddle" calls run; compiles when need be.
+
+    `build.CannotBuild` when "compiled" was asked for and cannot be made. ValueError when $DEFORMABLE_DETR_OP names none.
+    """
+    if _state["used"] is None:
+        with _lock:
+            _state["used"] = _choose(_state["wanted"])
+    return _state["used"]
+
+
+def _choose(wanted: str) -> str:
+    if wanted not in IMPLEMENTATIONS:
+        raise ValueError(f"DEFORMABLE_DETR_OP={wanted}: choose one of {', '.join(IMPLEMENTATIONS)}")
+    if wanted == "paddle":
+        return wanted
+    try:
+        if not _state["loaded"]:
+            build.load()
+            _state["loaded"] = True
+        return "compiled"
+    except build.CannotBuild as error:
+        if wanted == "compiled":
+            raise
+        warnings.warn(f"attention operator not compiled ({error}); Paddle's own operators do it, slower", stacklevel=4)
+        return "paddle"
+
+
+def ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
+    """Weighted sum of bilinear samples of several feature maps, for each query and head.
+
+    value: [N, S, M, D], the tokens of all levels, float32 or float64 (half precision is computed in float32).
+    spatial_shapes: int64 [L, 2], height and width of each level; level_start_index: int64 [L], its first token.
+    sampling_locations: [N, Q, M, L, P, 2], x then y, 0 and 1 at the borders of a level; outside, the value is zero.
+    attention_weights: [N, Q, M, L, P]. Returns [N, Q, M * D]; gradients for value, locations and weights.
+    Raises TypeError for wrong or mixed types, ValueError for shapes that do not belong together.
+    """
+    checks.check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    floats, dtype = (value, sampling_locations, attention_weights), value.dtype
+    half = (paddle.float16, paddle.bfloat16)
+    if any(tensor.dtype in half for tensor in floats):
+        value, sampling_locations, attention_weights = (tensor.astype("float32") for tensor in floats)
+    if implementation() == "compiled":
+        inputs = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+        output = _C_ops._run_custom_op("ms_deform_attn", *inputs)[0]
+    else:
+        output = pure_paddle.ms_deform_attn(value, spatial_shapes.tolist(), sampling_locations, attention_weights)
+    return output.astype(dtype)
