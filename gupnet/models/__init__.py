@@ -1,0 +1,15 @@
+"""The network of the paper."""
+
+from .gupnet import GUPNet, build_model
+from .layers import use_synchronised_batch_norm
+from .peaks import Peaks, find_peaks, local_maxima, probabilities
+
+__all__ = [
+    "GUPNet",
+    "Peaks",
+    "build_model",
+    "find_peaks",
+    "local_maxima",
+    "probabilities",
+    "use_synchronised_batch_norm",
+]
