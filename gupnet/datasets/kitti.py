@@ -1,0 +1,190 @@
+"""KITTI's object set on disk, one frame at a time (fact sheet 3.1 and 3.3)."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from shared import InputError
+from shared.files import one_line
+
+import numpy as np
+from constants import CLASSES, DOWN_RATIO, INPUT_SIZE, MEAN, STD
+from PIL import Image, UnidentifiedImageError
+
+from .affine import affine_maps, warp
+from .calibration import read_calibration
+from .objects import read_lines, read_objects
+from .targets import build_targets
+
+_LEVELS = ((np.arange(256, dtype=np.float32) / 255)[:, None] - MEAN) / STD  # [256, 3]: what a grey level becomes
+
+
+class Sample(NamedTuple):
+    """A frame as the network takes it."""
+
+    image: np.ndarray  # float32 [3, H, W]
+    calib: np.ndarray  # float32 [3, 4]: P2, of the mirrored camera where the picture is mirrored
+    coord_range: np.ndarray  # float32 [2, 2]: the crop's two corners in the picture, with its own width and height
+    targets: dict[str, np.ndarray]  # as `build_targets` makes them; empty for the split test
+    info: dict[str, np.ndarray]  # img_id int64 [], img_size int64 [2] (W, H), bbox_downsample_ratio float64 [2]
+
+
+def find_root(data_path: str | Path | None) -> Path:
+    """The folder with ImageSets/: `data_path`, or KITTI/ in it. InputError if there is none."""
+    todo = "give the folder of KITTI's object set (python gupnet/datasets/mini.py draws a small one)"
+    if not data_path:
+        raise InputError(f"--data_path is missing: {todo}")
+    path = Path(data_path)
+    if not path.is_dir():
+        raise InputError(f"--data_path {path}: {'not a folder' if path.exists() else 'no such folder'}; {todo}")
+    for root in (path, path / "KITTI"):
+        if any((root / name).is_dir() for name in ("ImageSets", "training", "testing")):
+            return root
+    raise InputError(f"--data_path {path}: holds neither ImageSets/ nor training/, nor does its KITTI/; {todo}")
+
+
+def read_split(root: Path, split: str) -> list[int]:
+    """The frames that ImageSets/SPLIT.txt names, one a line. InputError if it is missing, empty or holds no numbers."""
+    path = root / "ImageSets" / f"{split}.txt"
+    if not path.is_file():
+        raise InputError(f"{path}: no such list; write the split's frames there, one number a line")
+    frames = []
+    for number, line in enumerate(read_lines(path, "the list"), 1):
+        if not line.strip():
+            continue
+        if not (line.strip().isascii() and line.strip().isdecimal()):
+            text = one_line(line)[:40]
+            raise InputError(f"{path}:{number}: {text!r} is no frame number; write one number a line, such as 000042")
+        frames.append(int(line))
+    if not frames:
+        raise InputError(f"{path}: is empty; write the split's frames there, one number a line")
+    return frames
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """The picture in `path` as RGB. InputError if it is missing, empty, broken or no picture."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        reason = "not a picture, whatever its name says" if Path(path).stat().st_size else "the file is empty"
+        raise InputError(f"{path}: cannot be read as a picture ({reason}); fetch it again") from error
+    except Exception as error:  # Pillow's decoders answer broken files with OSError, SyntaxError, struct.error, ...
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(one_line(f"{path}: cannot be read as a picture ({reason}); fetch it again")) from error
+
+
+def normalise(image: Image.Image) -> np.ndarray:
+    """RGB picture -> float32 [3, H, W]: grey level / 255, less the mean, by the deviation."""
+    pixels = np.asarray(image)
+    result = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel in range(3):
+        np.take(_LEVELS[:, channel], pixels[..., channel], out=result[channel])
+    return result
+
+
+class KittiObjects:
+    """The frames of a split: `dataset[i]` is a `Sample`.
+
+    With augmentation, what is drawn for item i of an epoch depends on (seed, epoch, i) only, never on the process that
+    does it.
+    """
+
+    def __init__(
+        self,
+        data_path: str | Path | None,
+        split: str,
+        augment: bool = False,
+        writelist: Collection[str] = CLASSES,
+        class_merging: bool = False,
+        use_dontcare: bool = False,
+        use_3d_center: bool = True,
+        random_flip: float = 0.5,
+        random_crop: float = 0.5,
+        scale: float = 0.4,
+        shift: float = 0.1,
+        input_size: tuple[int, int] = INPUT_SIZE,
+        seed: int = 0,
+    ):
+        """The options are the reference's configuration keys (fact sheet 2); `input_size` is (W, H).
+
+        InputError for a missing folder, list or file, and as `read_split` raises it.
+        """
+        self.split, self.augment = split, augment
+        root = find_root(data_path)
+        self.ids = read_split(root, split)
+        self.folder = root / ("testing" if split == "test" else "training")
+        self.accepted = {*writelist}
+        self.accepted |= {"Van", "Truck"} if class_merging else set()
+        self.accepted |= {"DontCare"} if use_dontcare else set()
+        self.use_3d_center = use_3d_center
+        self.random_flip, self.random_crop, self.scale, self.shift = random_flip, random_crop, scale, shift
+        self.input_size = int(input_size[0]), int(input_size[1])
+        self.seed, self.epoch = seed, 0
+        self._check_files(root / "ImageSets" / f"{split}.txt")
+
+    def _check_files(self, source: Path) -> None:
+        """Say now, not hours later, which file of a listed frame is missing."""
+        for name, suffix in (("image_2", ".png"), ("calib", ".txt"), ("label_2", ".txt")):
+            if name == "label_2" and self.split == "test":
+                continue
+            folder = self.folder / name
+            there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            missing = [index for index in self.ids if f"{index:06d}{suffix}" not in there]
+            if missing:
+                text = f"{folder}/{missing[0]:06d}{suffix}: no such file"
+                more = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
+                raise InputError(f"{text}{more}, though {source} names it; fetch it, or mend the list")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def path(self, index: int, name: str) -> Path:
+        """Where the "image_2", "label_2" or "calib" of item `index` lies."""
+        return self.folder / name / f"{self.ids[index]:06d}{'.png' if name == 'image_2' else '.txt'}"
+
+    def set_epoch(self, epoch: int) -> None:
+        """The draws from here on are those of `epoch`."""
+        self.epoch = epoch
+
+    def draws(self, index: int) -> np.random.RandomState:
+        """The randomness of item `index` in this epoch: MT19937, its key made of (seed, epoch, index)."""
+        return np.random.RandomState([self.seed, self.epoch, index])
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.item(index, self.draws(index) if self.augment else None)
+
+    def item(self, index: int, rng: np.random.RandomState | None) -> Sample:
+        """Item `index` by the draws of `rng`, in the reference's order; nothing is drawn without augmentation.
+
+        InputError for a file that cannot be read.
+        """
+        image = load_image(self.path(index, "image_2"))
+        calibration = read_calibration(self.path(index, "calib"))
+        size = np.array(image.size)
+        centre, crop, mirrored = size / 2, size.astype(np.float64), False
+        if self.augment:
+            mirrored = rng.random() < self.random_flip
+            if rng.random() < self.random_crop:
+                crop = size * np.clip(1 + self.scale * rng.randn(), 1 - self.scale, 1 + self.scale)
+                for axis in range(2):
+                    bound = 2 * self.shift
+                    centre[axis] += size[axis] * np.clip(self.shift * rng.randn(), -bound, bound)
+        if mirrored:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            calibration = calibration.mirrored(*image.size)
+        affine, inverse = affine_maps(centre, crop[0], self.input_size)
+        pixels = normalise(warp(image, inverse, self.input_size))
+        corners = np.stack([centre - crop / 2, centre + crop / 2]).astype(np.float32)
+        map_size = tuple(side // DOWN_RATIO for side in self.input_size)
+        targets = {}
+        if self.split != "test":
+            objects = read_objects(self.path(index, "label_2"))
+            objects = objects.mirrored(image.width) if mirrored else objects
+            targets = build_targets(objects, calibration, affine, map_size, self.accepted, self.use_3d_center)
+        info = {
+            "img_id": np.array(self.ids[index], np.int64),
+            "img_size": size.astype(np.int64),
+            "bbox_downsample_ratio": size / map_size,
+        }
+        return Sample(pixels, calibration.P2, corners, targets, info)

@@ -1,0 +1,133 @@
+"""KITTI's label and result lines, a file's objects as arrays (fact sheet 3.1)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shared import InputError
+from shared.files import one_line
+
+import numpy as np
+
+TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
+EASY, MODERATE, HARD, UNKNOWN = 1, 2, 3, 4  # levels of difficulty; 0 is DontCare
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The n objects of a file, in its order.
+
+    The 2D boxes and the positions are float32, all else float64, as the reference keeps them. Metres, pixels, radians.
+    """
+
+    types: tuple[str, ...]
+    truncation: np.ndarray  # [n]
+    occlusion: np.ndarray  # [n]
+    alpha: np.ndarray  # [n]
+    boxes: np.ndarray  # [n, 4] x1, y1, x2, y2
+    sizes: np.ndarray  # [n, 3] height, width, length
+    positions: np.ndarray  # [n, 3] x, y, z of the bottom's centre
+    rotations: np.ndarray  # [n] about the y axis; at 0 the front looks along x
+    scores: np.ndarray | None = None  # [n], of a result file
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Difficulty, int64 [n] (fact sheet 3.5): 0 DontCare, 1 easy, 2 moderate, 3 hard, 4 unknown."""
+        height = self.boxes[:, 3].astype(np.float64) - self.boxes[:, 1] + 1
+        within = [
+            (height >= least) & (self.truncation <= cut) & (self.occlusion <= hidden)
+            for least, cut, hidden in ((40, 0.15, 0), (25, 0.3, 1), (25, 0.5, 2))
+        ]
+        return np.select([self.truncation == -1, *within], [0, EASY, MODERATE, HARD], UNKNOWN)
+
+    def first(self, count: int) -> "Objects":
+        """The first `count` objects of the file."""
+        arrays = {name: value[:count] for name, value in vars(self).items() if value is not None}
+        return replace(self, **arrays)
+
+    def mirrored(self, width: int) -> "Objects":
+        """The same in the mirrored picture of this width (fact sheet 3.3, step 7). Alphas stay as they were."""
+        boxes = self.boxes.copy()
+        boxes[:, 0], boxes[:, 2] = width - self.boxes[:, 2], width - self.boxes[:, 0]
+        positions = self.positions * np.array([-1, 1, 1], np.float32)
+        return replace(self, boxes=boxes, positions=positions, rotations=wrap_once(np.pi - self.rotations))
+
+
+def wrap_once(angles: np.ndarray) -> np.ndarray:
+    """Angles beyond +-pi brought back by one turn."""
+    angles = np.where(angles > np.pi, angles - 2 * np.pi, angles)
+    return np.where(angles < -np.pi, angles + 2 * np.pi, angles)
+
+
+def box_corners(sizes: np.ndarray, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Corners [n, 8, 3] of 3D boxes from sizes [n, 3], positions [n, 3] and rotations [n] (fact sheet 7.2).
+
+    The bottom's four come first: front left, front right, rear right, rear left, as the object itself would say; then
+    those above them.
+    """
+    height, width, length = (side[:, None] for side in np.asarray(sizes, np.float64).T)
+    along = length / 2 * [1, 1, -1, -1]
+    across = width / 2 * [1, -1, -1, 1]
+    cosine, sine = np.cos(rotations)[:, None], np.sin(rotations)[:, None]
+    x = along * cosine + across * sine
+    z = across * cosine - along * sine
+    bottom = np.stack([x, np.zeros_like(x), z], -1)
+    top = bottom - np.stack([np.zeros_like(height), height, np.zeros_like(height)], -1)
+    return np.concatenate([bottom, top], 1) + np.asarray(positions, np.float64)[:, None]
+
+
+def parse_objects(lines: Sequence[str], name: str | Path) -> Objects:
+    """The objects of label lines (15 fields) or result lines (16); blank lines are passed over.
+
+    InputError, with `name` and the line's number, for another number of fields, a type that is not KITTI's, or what is
+    no finite number.
+    """
+    types, rows, scores = [], [], []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{name}:{number}"
+        if len(fields) not in (15, 16):
+            raise InputError(f"{where}: {len(fields)} fields instead of 15, or 16 with a score; mend the line")
+        if fields[0] not in TYPES:
+            raise InputError(one_line(f"{where}: unknown type {fields[0][:40]!r}; KITTI's are {', '.join(TYPES)}"))
+        try:
+            row = [float(field) for field in fields[1:]]
+        except ValueError as error:
+            raise InputError(one_line(f"{where}: not a number ({error}); mend the line")) from error
+        if not np.isfinite(row).all():
+            raise InputError(f"{where}: holds a number that is not finite; mend the line")
+        types.append(fields[0])
+        rows.append(row[:14])
+        scores += row[14:]
+    if scores and len(scores) != len(rows):
+        raise InputError(f"{name}: some lines have a score and some have none; mend the file")
+    table = np.array(rows, np.float64).reshape(-1, 14)
+    return Objects(
+        tuple(types),
+        *table[:, :3].T,
+        table[:, 3:7].astype(np.float32),
+        table[:, 7:10],
+        table[:, 10:13].astype(np.float32),
+        table[:, 13],
+        np.array(scores) if scores else None,
+    )
+
+
+def read_lines(path: str | Path, what: str) -> list[str]:
+    """The lines of a text file. InputError, calling it `what`, if it cannot be read or is no text."""
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: {what} cannot be read ({error.strerror}); fetch it again") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {what} is not a text file; fetch it again") from error
+
+
+def read_objects(path: str | Path) -> Objects:
+    """The objects of a label or result file; none for an empty one. InputError as above."""
+    return parse_objects(read_lines(path, "the label file"), path)
