@@ -91,7 +91,9 @@ class _Unpickler(pickle._Unpickler):
                 return OrderedDict
             case "builtins.tuple":
                 return tuple
-        raise Refused(f"refused, nothing was executed: it asks for {module}.{name}, which no file of arrays needs")
+        raise Refused(
+            f"refused, nothing was executed: it asks for {module:.60}.{name:.60}, which no file of arrays needs"
+        )
 
 
 def load(stream: BinaryIO) -> Any:

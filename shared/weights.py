@@ -94,7 +94,7 @@ def read_torch(path: str | Path, entry: str | None = None) -> WeightFile:
 
         def to_array(name: str, value: Any) -> np.ndarray:
             if value.layout != torch.strided or value.is_quantized or value.is_meta:
-                raise Refused(f"holds {name} in a form that is no plain tensor; save it dense")
+                raise Refused(f"holds {name:.80} in a form that is no plain tensor; save it dense")
             if value.dtype == torch.bfloat16:
                 widened.append(name)
             return as_numpy(value)
@@ -117,7 +117,7 @@ def _load_safely(torch: Any, path: Path) -> Any:
         text = str(error)
         wanted = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", text)
         if wanted:
-            reason = f"refused, nothing was executed: it asks for {wanted[1]}, which no weight file needs"
+            reason = f"refused, nothing was executed: it asks for {wanted[1]:.80}, which no weight file needs"
         elif "TorchScript" in text:
             reason = "a TorchScript archive, not a state dict"
         elif "Weights only" in text or "weights_only" in text:
