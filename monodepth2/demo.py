@@ -113,7 +113,10 @@ def read_projection(path: str) -> np.ndarray:
         rectify, to_camera = np.eye(4), np.eye(4)
         rectify[:3, :3] = entries["R0_rect"].reshape(3, 3)
         to_camera[:3] = entries["Tr_velo_to_cam"].reshape(3, 4)
-        return entries["P2"].reshape(3, 4) @ rectify @ to_camera
+        projection = entries["P2"].reshape(3, 4)
+        if not (np.isfinite(projection).all() and np.isfinite(rectify).all() and np.isfinite(to_camera).all()):
+            raise ValueError("a number is not finite")
+        return projection @ rectify @ to_camera
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give --calib a folder or file of KITTI"

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared import InputError, run
+from shared.files import reading
 from shared.weights import atomic_write, atomic_write_text
 
 import cv2
@@ -62,10 +63,8 @@ def choose_scaling(options: argparse.Namespace, model: Monodepth2 | None) -> tup
 
 def read_disparities(path: str) -> np.ndarray:
     """Scaled disparities [N, h, w], floating, of a .npy file. InputError for anything else, and for NaN."""
-    try:
+    with reading(Path(path), "cannot be read as .npy; save it with numpy.save"):
         disparities = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as .npy ({type(error).__name__}); save it with numpy.save") from error
     if not isinstance(disparities, np.ndarray) or disparities.dtype not in (np.float32, np.float64):
         raise InputError(f"{path}: not an array of float32 or float64; save disparities with numpy.save")
     if disparities.ndim != 3 or not disparities.size:
@@ -81,12 +80,8 @@ def to_benchmark(disparities: np.ndarray, options: argparse.Namespace) -> np.nda
     InputError where SPLIT_DIR/benchmark/eigen_to_benchmark_ids.npy is missing or names a row that is not there.
     """
     path = Path(options.split_dir) / "benchmark" / "eigen_to_benchmark_ids.npy"
-    try:
+    with reading(path, "cannot be read; take it from the official splits"):
         ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({type(error).__name__}); take it from the official splits"
-        ) from error
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size or ids.min() < 0 or ids.max() >= len(disparities):
         count = len(disparities)
         raise InputError(f"{path}: not a list of rows of {count} disparities; give those of the Eigen split's pictures")

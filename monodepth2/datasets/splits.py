@@ -63,7 +63,7 @@ def _parse(words: list[str], path: Path, number: int) -> Line:
     if len(words) not in (2, 3):
         raise line.error(f"has {len(words)} words; write `<folder> <frame index> <side>`")
     if not re.fullmatch("[0-9]{1,10}", words[1]):
-        raise line.error(f"{words[1]!r} is no frame index; write a whole number from 0 on")
+        raise line.error(f"{words[1]!r:.60} is no frame index; write a whole number from 0 on")
     if line.side not in (None, *SIDES):
-        raise line.error(f"{line.side!r} is no side; write l or r")
+        raise line.error(f"{line.side!r:.60} is no side; write l or r")
     return line._replace(index=int(words[1]))
