@@ -1,0 +1,166 @@
+"""COCO annotation files, read whole and checked before anything is computed from them (fact sheet 3.1 to 3.3)."""
+
+import contextlib
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from shared import InputError
+from shared.files import one_line
+
+from pycocotools.coco import COCO
+
+_FIX = "check that it is a COCO instances file"
+
+
+def read_json(path: str | Path, what: str):
+    """The content of a JSON file. InputError where it is missing, cannot be read, or is no JSON."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {what}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(one_line(f"{path}: not JSON ({str(error)[:80]}); {what}")) from error
+
+
+def read_annotations(path: str | Path, num_classes: int | None = None) -> COCO:
+    """The annotation file as pycocotools indexes it, without the outlines, which only masks need.
+
+    InputError, naming the file and the entry, for anything that training or evaluation would trip over: no `images`,
+    `annotations` or `categories`; ids that are missing or there twice; an annotation of an unknown image or category; a
+    box that is not four finite numbers; a category id that a network of `num_classes` logits does not have.
+    """
+    path = Path(path)
+    content = read_json(path, _FIX)
+    try:
+        _check(content, num_classes)
+    except _Wrong as error:
+        raise InputError(one_line(f"{path}: {error}")) from error
+    for annotation in content["annotations"]:
+        annotation.pop("segmentation", None)
+    return index(content)
+
+
+def index(content: dict) -> COCO:
+    """pycocotools' index of an annotation file's content, without its messages."""
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def usable(bbox: list, width: int, height: int) -> bool:
+    """Whether something of a box [x, y, w, h] remains inside its picture."""
+    x, y, w, h = bbox
+    return max(x, 0) < min(x + w, width) and max(y, 0) < min(y + h, height)
+
+
+def is_crowd(annotation: dict) -> bool:
+    """Crowds are no targets. A missing `iscrowd` counts as none."""
+    return bool(annotation.get("iscrowd", 0))
+
+
+def note_unusable(coco: COCO, path: str | Path) -> int:
+    """Count the boxes that no picture shows anything of, and say so in one line; returns their number.
+
+    They are left out of the targets (fact sheet 3.3.4), while the evaluation has the annotation file as it is.
+    """
+    left_out = [
+        annotation["id"]
+        for annotation in coco.dataset["annotations"]
+        if not is_crowd(annotation)
+        and not usable(annotation["bbox"], *(coco.imgs[annotation["image_id"]][side] for side in ("width", "height")))
+    ]
+    if left_out:
+        some = ", ".join(map(str, left_out[:5])) + (", ..." if len(left_out) > 5 else "")
+        boxes = "1 box lies" if len(left_out) == 1 else f"{len(left_out)} boxes lie"
+        print(
+            f"note: {path}: {boxes} outside the picture or without size, left out of training (annotation {some})",
+            file=sys.stderr,
+        )
+    return len(left_out)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Checks
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class _Wrong(Exception):
+    """What is wrong with the file and what to do."""
+
+
+def _is_id(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check(content, num_classes: int | None) -> None:
+    if not isinstance(content, dict):
+        raise _Wrong(f"holds a {type(content).__name__}, not a dictionary; {_FIX}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise _Wrong(f"has no list of `{key}`; {_FIX}")
+        if not content[key] and key != "annotations":
+            raise _Wrong(f"its list of `{key}` is empty; {_FIX}")
+    categories = _ids(content["categories"], "category")
+    images = _ids(content["images"], "image", _check_image)
+    if num_classes is not None:
+        outside = sorted(number for number in categories if not 0 <= number < num_classes)
+        if outside:
+            raise _Wrong(
+                f"category id {outside[-1]} does not fit {num_classes} classes, numbers 0 to {num_classes - 1}; give "
+                "--num_classes as the largest id + 1"
+            )
+
+    def check(annotation: dict) -> None:
+        _check_annotation(annotation, images, categories)
+
+    _ids(content["annotations"], "annotation", check)
+
+
+def _ids(entries: list, kind: str, check: Callable[[dict], None] | None = None) -> set[int]:
+    """The ids of a list's entries, each of which `check` looks at."""
+    seen: set[int] = set()
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not _is_id(entry.get("id")):
+            raise _Wrong(f"{kind} number {place} (counted from 0) has no whole number as `id`; {_FIX}")
+        if entry["id"] in seen:
+            raise _Wrong(f"{kind} id {entry['id']} is there twice; give each {kind} an id of its own")
+        seen.add(entry["id"])
+        if check:
+            check(entry)
+    return seen
+
+
+def _check_image(image: dict) -> None:
+    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        raise _Wrong(f"image {image['id']} has no `file_name`; {_FIX}")
+    for side in ("width", "height"):
+        if not _is_id(image.get(side)) or image[side] < 1:
+            raise _Wrong(f"image {image['id']} has no positive whole number as `{side}`; {_FIX}")
+
+
+def _check_annotation(annotation: dict, images: set[int], categories: set[int]) -> None:
+    name = f"annotation {annotation['id']}"
+    for key, known in (("image_id", images), ("category_id", categories)):
+        value = annotation.get(key)
+        if not _is_id(value):
+            raise _Wrong(f"{name} has no whole number as `{key}`; {_FIX}")
+        if value not in known:
+            kind = "images" if key == "image_id" else "categories"
+            raise _Wrong(f"{name} has {key} {value}, which is not among the `{kind}`; add it or remove the annotation")
+    bbox = annotation.get("bbox")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+        raise _Wrong(f"{name} has the bbox {str(bbox)[:60]}, wanted are four finite numbers [x, y, width, height]")
+    if not _is_number(annotation.get("area")):
+        raise _Wrong(f"{name} has the area {str(annotation.get('area'))[:40]}, wanted is a finite number of pixels")
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        raise _Wrong(f"{name} has the iscrowd {str(annotation['iscrowd'])[:40]}, wanted is 0 or 1")
