@@ -29,7 +29,7 @@ def set_implementation(name: str) -> None:
 def implementation() -> str:
     """Which of "compiled" and "paddle" calls run; compiles when need be.
 
-    `build.CannotBuild` when "compiled" was asked for and cannot be made. ValueError when $DEFORMABLE_DETR_OP names none.
+    `build.CannotBuild` when "compiled" was asked for and cannot be made; ValueError for a wrong $DEFORMABLE_DETR_OP.
     """
     if _state["used"] is None:
         with _lock:

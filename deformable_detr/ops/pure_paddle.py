@@ -37,6 +37,6 @@ def ms_deform_attn(value, shapes: Sequence[tuple[int, int]], locations, weights)
 
 
 def _counts(place, height: int, width: int):
-    """[..., 2] -> bool [...]: less than a cell outside. False for NaN. On the border grid_sample alone has a gradient."""
+    """[..., 2] -> bool [...]: less than a cell outside; false for NaN. At that line grid_sample has a gradient."""
     x, y = place[..., 0] * width - 0.5, place[..., 1] * height - 0.5
     return (x > -1) & (x < width) & (y > -1) & (y < height)
