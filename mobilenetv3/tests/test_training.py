@@ -84,11 +84,11 @@ def test_killed_at_any_step_it_resumes_to_the_same_bits(whole, data, tmp_path):
             text=True,
         )
         steps = 0
-        target = choose.randint(2, 5) if kills < 3 else 10**9
+        target = choose.randint(1, 2) if kills < 5 else 10**9
         for line in process.stdout:
             steps += line.startswith("Epoch:")
             if steps >= target:
-                time.sleep(choose.random() * 0.2)  # anywhere in a step, or in the writing of a checkpoint
+                time.sleep(choose.random() * 0.1)  # anywhere in a step, or in the writing of a checkpoint
                 process.send_signal(signal.SIGKILL)
                 break
         process.stdout.close()
@@ -96,7 +96,7 @@ def test_killed_at_any_step_it_resumes_to_the_same_bits(whole, data, tmp_path):
             break
         kills += process.returncode == -signal.SIGKILL
         resume = ["--resume", tmp_path / "latest"] if (tmp_path / "latest").exists() else []
-    assert process.returncode == 0 and kills >= 2
+    assert process.returncode == 0 and kills >= 4
     assert bits(tmp_path / "latest") == bits(whole / "latest")
 
 
