@@ -1,0 +1,82 @@
+"""Networks as their weights remember them, and what they detect in batches of pictures.
+
+A predictor takes a batch, images float32 [N, 3, H, W] and mask bool [N, H, W], and answers `pred_logits` and
+`pred_boxes`: the network in Paddle, or an exported graph in Paddle Inference.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shared import InputError
+
+import numpy as np
+import paddle
+from convert import load_official
+from models import DeformableDETR, build_model
+from options import parse_options, remembered_options
+from postprocess import postprocess
+
+Predictor = Callable[[paddle.Tensor, paddle.Tensor], dict[str, paddle.Tensor]]
+NO_WEIGHTS = (
+    "--weights is missing: give an official .pth, a .pdparams (convert.py makes one) or a checkpoint folder (train.py "
+    "makes them)"
+)
+
+
+def parse_for_weights(
+    argv: Sequence[str] | None, parser: argparse.ArgumentParser, required: bool = True
+) -> argparse.Namespace:
+    """`parse_options`, with the network and picture sizes of the checkpoint in --weights as defaults.
+
+    InputError for weights that are not there, or that are `required` and not given.
+    """
+    first = parse_options(argv, parser)
+    if not first.weights:
+        if required:
+            raise InputError(NO_WEIGHTS)
+        return first
+    if not Path(first.weights).exists():
+        raise InputError(f"--weights {first.weights}: no such file or folder; check the path")
+    return parse_options(argv, parser, remembered_options(first.weights))
+
+
+def load_network(options: argparse.Namespace) -> DeformableDETR:
+    """The network of --weights, filled and in eval mode. InputError for weights that do not fit."""
+    model = build_model(options)
+    load_official(model, options.weights)
+    model.eval()
+    return model
+
+
+def dygraph_predictor(model: paddle.nn.Layer) -> Predictor:
+    """The network as it is, without gradients."""
+
+    def predict(images: paddle.Tensor, mask: paddle.Tensor) -> dict:
+        with paddle.no_grad():
+            return model(images, mask)
+
+    return predict
+
+
+def build_predictor(model: paddle.nn.Layer, options: argparse.Namespace, engine: str) -> Predictor:
+    """The predictor of this engine, "dygraph" or "inference"."""
+    if engine == "dygraph":
+        return dygraph_predictor(model)
+    from export import exported_predictor
+
+    run = exported_predictor(model, options)
+
+    def predict(images: paddle.Tensor, mask: paddle.Tensor) -> dict:
+        return {key: paddle.to_tensor(value) for key, value in run(images.numpy(), mask.numpy()).items()}
+
+    return predict
+
+
+def detect(outputs: dict[str, paddle.Tensor], orig_sizes: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """`postprocess` in numpy: for each picture `scores`, `labels` and `boxes`, the best first.
+
+    orig_sizes int [N, 2] as (height, width).
+    """
+    results = postprocess(outputs, np.asarray(orig_sizes))
+    return [{key: value.numpy() for key, value in result.items()} for result in results]
