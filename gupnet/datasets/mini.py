@@ -47,10 +47,8 @@ _backdrops = lru_cache(maxsize=1)(street.backdrops)
 def splits_of(counts: dict[str, int]) -> dict[str, list[int]]:
     """The frames that each list names: training and validation in turn, as far as they go; testing counts anew."""
     train, val, test = (counts[split] for split in ("train", "val", "test"))
-    order = sorted(
-        [((k + 0.5) / train, "train") for k in range(train)] + [((k + 0.5) / val, "val") for k in range(val)]
-    )
-    lists = {split: [n for n, (_, s) in enumerate(order) if s == split] for split in ("train", "val")}
+    places = [((k + 0.5) / n, split) for split, n in (("train", train), ("val", val)) for k in range(n)]
+    lists = {split: [n for n, (_, of) in enumerate(sorted(places)) if of == split] for split in ("train", "val")}
     return lists | {"trainval": list(range(train + val)), "test": list(range(test))}
 
 

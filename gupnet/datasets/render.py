@@ -26,12 +26,11 @@ class Canvas:
         self.nearness = np.zeros(self.colour.shape[:2], np.float32)  # 1 / depth
         self.owner = np.full(self.colour.shape[:2], -1, np.int16)
 
-    def background(
-        self, sky: np.ndarray, ground: np.ndarray, height: float, place: tuple[float, float], density: float
-    ):
-        """The sky, its last row at the horizon, and the ground `height` below the camera.
+    def background(self, sky: np.ndarray, ground: np.ndarray, density: float, corner: np.ndarray) -> None:
+        """The sky, its last row at the horizon, and the level ground.
 
-        `ground`: texture, rows along z, `density` a metre; `place`: x and z of its first texel. It repeats along z.
+        `ground`: texture, rows along z, `density` texels a metre; `corner` [3]: where its first texel lies. It repeats
+        along z.
         """
         rows, columns = self.colour.shape[:2]
         horizon = int(np.ceil(self.projection[1, 2]))

@@ -92,9 +92,9 @@ def car(rng: np.random.Generator, size: tuple[float, float, float], tall: bool =
     faces += block((-0.47 * l, 0.47 * l), (0.1 * h, 0.17 * h), (-0.42 * w, 0.42 * w), dark)
     pane, side_pane = textures.window(rng, paint), textures.window(rng, paint, (0.3, 0.62))
     glass = [pane, side_pane, pane, side_pane[:, ::-1]]
-    base, roof = (
-        ((-0.49 * l, 0.34 * l), (-0.47 * l, 0.2 * l)) if tall else ((-0.45 * l, 0.24 * l), (-0.34 * l, 0.06 * l))
-    )
+    base, roof = (-0.45 * l, 0.24 * l), (-0.34 * l, 0.06 * l)
+    if tall:
+        base, roof = (-0.49 * l, 0.34 * l), (-0.47 * l, 0.2 * l)
     width = 0.46 * w, (0.44 * w if tall else 0.37 * w)
     faces += block(base, (belt, h), (-width[0], width[0]), glass, paint, roof, (-width[1], width[1]))
     radius = min(0.21 * h, 0.36)
