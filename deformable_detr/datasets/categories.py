@@ -13,4 +13,4 @@ _NAMES = """
 """
 
 #: {category id: name}
-CATEGORIES = {int(number): name for number, name in (entry.split(maxsplit=1) for entry in _NAMES.split(","))}
+CATEGORIES = {int(number): name for number, name in (entry.split(maxsplit=1) for entry in _NAMES.strip().split(","))}
