@@ -4,14 +4,13 @@ import numpy as np
 
 #: class ids are positions in here: the order of the heatmap's channels and of the mean sizes
 CLASSES = ("Pedestrian", "Car", "Cyclist")
-#: [3, 3] float32: height, width, length of each class in metres
+#: [3, 3] float64: height, width, length of each class in metres
 MEAN_SIZES = np.array(
     [
         [1.76255119, 0.66068622, 0.84422524],
         [1.52563191462, 1.62856739989, 3.88311640418],
         [1.73698127, 0.59706367, 1.76282397],
-    ],
-    np.float32,
+    ]
 )
 #: bins of the heading; bin b is centred at b * 2 pi / 12
 HEADING_BINS = 12
