@@ -72,26 +72,33 @@ class GUPNet(nn.Layer):
             return empty | {"train_tag": paddle.zeros([1], "bool")}
         if not found:
             objects = _stand_in(objects)
+        result = self.describe(features, outputs, objects, coord_ranges, calibs, found)
+        if not found:
+            result = {name: value * 0 for name, value in result.items()}
+        return result | {"train_tag": paddle.full([result["depth"].shape[0]], found, "bool")}
+
+    def describe(self, features, outputs: dict, objects: regions.Objects, coord_ranges, calibs, counts: bool = True):
+        """What the regions' heads say of `objects`: the outputs [M, ...] of `forward` but for train_tag, as a dict.
+
+        features: the neck's map; outputs: offset_2d and size_2d, at least; counts: as `BatchNorm2D` has it. One
+        straight line, so that export.py can trace it for any number of images.
+        """
         boxes = regions.boxes_of(outputs["offset_2d"], outputs["size_2d"], objects)
         calibs = paddle.gather(calibs, objects.images)
         map_size = features.shape[3], features.shape[2]
         pixel_boxes = regions.in_image(boxes, paddle.gather(coord_ranges, objects.images), map_size)
         rois = regions.region_features(features, boxes, pixel_boxes, calibs, objects, len(CLASSES))
         depth_bias, size, offset_3d, heading = (
-            getattr(self, name)(rois, found) for name in ("depth", "size_3d", "offset_3d", "heading")
+            getattr(self, name)(rois, counts) for name in ("depth", "size_3d", "offset_3d", "heading")
         )
         height = paddle.gather(self.mean_size, objects.classes)[:, 0] + size[:, 0]
-        depth = regions.project_depth(depth_bias, height, size[:, 3], pixel_boxes, calibs[:, 0, 0])
-        result = {
-            "depth": depth,
+        return {
+            "depth": regions.project_depth(depth_bias, height, size[:, 3], pixel_boxes, calibs[:, 0, 0]),
             "offset_3d": offset_3d,
             "size_3d": size[:, :3],
             "heading": heading,
             "h3d_log_variance": size[:, 3:],
         }
-        if not found:
-            result = {name: value * 0 for name, value in result.items()}
-        return result | {"train_tag": paddle.full([depth.shape[0]], found, "bool")}
 
     def _norms_wait(self) -> bool:
         """Whether the heads' norms of other processes wait for ours, objects or not."""
