@@ -181,9 +181,11 @@ def shade_ground(canvas: np.ndarray, thing: Thing, strength: float) -> None:
     angle = np.arange(32) * (2 * np.pi / 32)
     reach = (right - left) / 2 + 0.12 * thing.scale
     place = ((left + right) / 2, thing.foot[1])
+    outline = np.stack([np.cos(angle) * reach, np.sin(angle) * 0.12 * thing.scale], 1) + place
     shadow = np.zeros(canvas.shape[:2], np.uint8)
-    fill(shadow, np.stack([np.cos(angle) * reach, np.sin(angle) * 0.12 * thing.scale], 1) + place, 1)
-    canvas[shadow > 0] *= np.float32(1 - strength)
+    fill(shadow, outline, 1)
+    rows = slice(max(0, int(outline[:, 1].min() * FINE) - 1), max(0, int(outline[:, 1].max() * FINE) + 2))
+    canvas[rows][shadow[rows] > 0] *= np.float32(1 - strength)
 
 
 def paint(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray, thing: Thing, number: int) -> None:
@@ -195,8 +197,9 @@ def paint(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray, thing
     place = owner == number
     rows = np.flatnonzero(place.any(1))
     if rows.size:  # lighter above than below
+        part = slice(rows[0], rows[-1] + 1)
         fall = np.interp(np.arange(len(owner)), rows[[0, -1]], [1.1, 0.88]).astype(np.float32)
-        canvas *= np.where(place, fall[:, None], np.float32(1))[..., None]
+        canvas[part] *= np.where(place[part], fall[part, None], np.float32(1))[..., None]
 
 
 def develop(rng: np.random.Generator, canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -221,9 +224,8 @@ def draw_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
         shade_ground(canvas, thing, strength)
         paint(rng, canvas, owner, thing, 1 + number)
     picture = develop(rng, canvas, (width, height))
-    parts = owner.reshape(height, FINE, width, FINE)
-    counts = [(parts == 1 + number).sum((1, 3)) for number in range(len(things))]
-    masks = [count > FINE * FINE // 2 for count in counts]
+    own = [(owner == 1 + number).astype(np.float32) for number in range(len(things))]
+    masks = [cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) > 0.5 for share in own]
     seen = [number for number, mask in enumerate(masks) if mask.any()]
     return Scene(
         picture,
