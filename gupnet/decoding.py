@@ -1,13 +1,17 @@
 """From the network's outputs to KITTI's result lines (fact sheet 7.1)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from shared.weights import atomic_write_text
 
 import numpy as np
 import paddle
 from constants import CLASSES, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
-from datasets import Calibration, decode_heading
+from datasets import Calibration, Loader, decode_heading
 from models import find_peaks
 from models.regions import at_cells, found_objects
+from tqdm import tqdm
 
 #: columns of a detection
 _CLASS, _SCORE, _CENTRE, _SIZE, _DEPTH = 0, 1, slice(2, 4), slice(4, 6), 6
@@ -40,6 +44,20 @@ def extract_detections(outputs: Mapping, K: int = MAX_OBJECTS) -> paddle.Tensor:
         cells + outputs["offset_3d"],
     ]
     return paddle.concat(columns, 1).reshape([images, count, -1])
+
+
+def detect(predict: Callable, loader: Loader, threshold: float, title: str = "detect") -> dict[int, np.ndarray]:
+    """{frame: results} of all frames of a loader, as `decode_detections` gives them.
+
+    predict(images, coord_ranges, calibs) -> the network's outputs, Paddle tensors. A bar with this title shows how far
+    it is.
+    """
+    results = {}
+    with paddle.no_grad():
+        for batch in tqdm(loader, desc=title, unit="batch", leave=False):
+            detections = extract_detections(predict(batch.images, batch.coord_ranges, batch.calibs)).numpy()
+            results |= decode_detections(detections, batch.info, batch.calibs.numpy(), threshold)
+    return results
 
 
 def decode_detections(
@@ -82,6 +100,16 @@ def result_lines(results: np.ndarray) -> str:
     return "".join(lines)
 
 
-def result_name(frame: int) -> str:
-    """The name of a frame's label and result file."""
-    return f"{frame:06d}.txt"
+def write_results(folder: str | Path, results: Mapping[int, np.ndarray]) -> None:
+    """Write `NNNNNN.txt` of every frame into `folder`, and remove those of other frames that are there.
+
+    Result files of an earlier run would be scored along with the new ones (fact sheet, trap 20). InputError where it
+    cannot be written.
+    """
+    folder = Path(folder)
+    names = {f"{frame:06d}.txt": rows for frame, rows in results.items()}
+    for name, rows in names.items():
+        atomic_write_text(folder / name, result_lines(rows))
+    for path in folder.glob("[0-9]" * 6 + ".txt"):
+        if path.name not in names:
+            path.unlink()

@@ -1,10 +1,12 @@
 """The network of the paper."""
 
+from .dla import DLA34
 from .gupnet import GUPNet, build_model
 from .layers import use_synchronised_batch_norm
 from .peaks import Peaks, find_peaks, local_maxima, probabilities
 
 __all__ = [
+    "DLA34",
     "GUPNet",
     "Peaks",
     "build_model",
