@@ -80,7 +80,8 @@ def read_calibration(path: str | Path) -> Calibration:
             continue
         where = f"{path}:{number}: P2"
         try:
-            numbers = np.array([float(value) for value in values.split()], np.float32)
+            with np.errstate(over="ignore"):  # becomes infinite, and is refused below
+                numbers = np.array([float(value) for value in values.split()]).astype(np.float32)
         except ValueError as error:
             raise InputError(one_line(f"{where} holds what is no number ({error}); fetch the file again")) from error
         if numbers.size != 12 or not np.isfinite(numbers).all():

@@ -52,7 +52,7 @@ def read_split(root: Path, split: str) -> list[int]:
     for number, line in enumerate(read_lines(path, "the list"), 1):
         if not line.strip():
             continue
-        if not (line.strip().isascii() and line.strip().isdecimal()):
+        if not (line.strip().isascii() and line.strip().isdecimal() and len(line.strip()) < 10):
             text = one_line(line)[:40]
             raise InputError(f"{path}:{number}: {text!r} is no frame number; write one number a line, such as 000042")
         frames.append(int(line))

@@ -99,7 +99,7 @@ def parse_objects(lines: Sequence[str], name: str | Path) -> Objects:
             row = [float(field) for field in fields[1:]]
         except ValueError as error:
             raise InputError(one_line(f"{where}: not a number ({error}); mend the line")) from error
-        if not np.isfinite(row).all():
+        if not np.abs(row).max() < np.finfo(np.float32).max:
             raise InputError(f"{where}: holds a number that is not finite; mend the line")
         types.append(fields[0])
         rows.append(row[:14])

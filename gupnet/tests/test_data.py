@@ -1,0 +1,484 @@
+"""The data side against the golden figures of the official code, against closed forms, and against itself."""
+
+import multiprocessing
+import re
+import shutil
+from pathlib import Path
+
+from shared import InputError
+
+import numpy as np
+import paddle
+import pytest
+from constants import CLASSES, MEAN_SIZES
+from datasets import (
+    TYPES,
+    Calibration,
+    EpochBatchSampler,
+    build_dataset,
+    build_loader,
+    decode_heading,
+    encode_heading,
+    parse_objects,
+    read_calibration,
+    read_objects,
+)
+from datasets.affine import affine_maps, apply, warp
+from datasets.mini import ensure_mini
+from datasets.targets import gaussian, gaussian_radius, paint
+from golden_files import DATA, golden
+from options import parse_options
+from PIL import Image
+
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+LOOSE = {"rtol": 1e-6, "atol": 1e-9}
+
+# ------------------------------------------------------------------------------------------------------- golden: units
+
+
+def numbered(prefix: str) -> list[str]:
+    """The k of `prefix`k/... among the keys of gupnet_units.npz."""
+    found = (re.match(rf"{prefix}(\d+)", key) for key in golden("units"))
+    return sorted({match[1] for match in found if match}, key=int)
+
+
+def test_golden_radii():
+    figures = golden("units")
+    np.testing.assert_allclose(gaussian_radius(*figures["input/radius_wh"].T), figures["output/radius"], **EXACT)
+
+
+@pytest.mark.parametrize("radius", numbered("output/gaussian/"))
+def test_golden_gaussians(radius):
+    np.testing.assert_allclose(gaussian(int(radius)), golden("units")[f"output/gaussian/{radius}"], **EXACT)
+
+
+def test_golden_painted_map():
+    figures = golden("units")
+    heatmap = np.zeros_like(figures["output/gaussian_drawn"])
+    for column, row, radius in figures["input/gaussian_places"].tolist():
+        paint(heatmap, column, row, radius)
+    np.testing.assert_allclose(heatmap, figures["output/gaussian_drawn"], rtol=0, atol=1e-7)
+
+
+def test_golden_heading():
+    figures = golden("units")
+    bins, residual = encode_heading(figures["input/angles"])
+    np.testing.assert_array_equal(bins, figures["output/angle_bin"])
+    np.testing.assert_allclose(residual, figures["output/angle_res"], **EXACT)
+    np.testing.assert_allclose(decode_heading(bins, residual), figures["output/angle_back"], **EXACT)
+
+
+def test_golden_affine_maps():
+    figures = golden("units")
+    for k, (x, y, width, _) in enumerate(figures["input/affine_center_crop"]):
+        forward, inverse = affine_maps(np.array([x, y]), width, (1280, 384))
+        np.testing.assert_allclose(forward, figures["output/affine"][k], **EXACT)
+        np.testing.assert_allclose(inverse, figures["output/affine_inverse"][k], **EXACT)
+
+
+@pytest.mark.parametrize("k", numbered("input/calib/"))
+def test_golden_calibration(k):
+    figures = golden("units")
+    given = {name: figures[f"input/calib/{k}/{name}"] for name in ("P2", "points", "size")}
+    wanted = {key.split("/")[-1]: value for key, value in figures.items() if key.startswith(f"output/calib/{k}/")}
+    camera, points = Calibration(given["P2"]), given["points"]
+    np.testing.assert_array_equal(camera.shift, wanted["tx_ty"])
+    pixels = camera.project(points)
+    np.testing.assert_allclose(pixels, wanted["image_points"], **EXACT)
+    back = camera.back_project(*pixels.T, points[:, 2])
+    np.testing.assert_allclose(back, wanted["back_points"], **LOOSE)
+    np.testing.assert_allclose(back, points, rtol=1e-5, atol=1e-4)
+    mirrored = camera.mirrored(*given["size"].tolist())
+    np.testing.assert_allclose(mirrored.P2, wanted["flipped_P2"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        mirrored.project(points * [-1, 1, 1]), wanted["flipped_image_points"], rtol=1e-6, atol=1e-4
+    )
+
+
+def test_golden_difficulty():
+    figures = golden("units")
+    np.testing.assert_array_equal(parse_objects(figures["input/level_lines"], "lines").levels, figures["output/level"])
+
+
+# --------------------------------------------------------------------------------------------------- golden: data set
+
+
+def lay_out(root: Path, part: str) -> Path:
+    """The frames of a golden file in KITTI's folders: real pictures where they are at hand, grey ones elsewhere."""
+    figures = golden(part)
+    folder = root / "training"
+    for name in ("image_2", "label_2", "calib"):
+        (folder / name).mkdir(parents=True)
+    (root / "ImageSets").mkdir()
+    ids = figures["meta/ids"].tolist()
+    for split in ("train", "val"):
+        (root / "ImageSets" / f"{split}.txt").write_text("".join(f"{index:06d}\n" for index in ids))
+    for k, index in enumerate(ids):
+        (folder / f"label_2/{index:06d}.txt").write_text(str(figures[f"input/label_text/{index:06d}"]))
+        (folder / f"calib/{index:06d}.txt").write_text(str(figures[f"input/calib_text/{index:06d}"]))
+        picture = folder / f"image_2/{index:06d}.png"
+        if DATA:
+            source = DATA / f"kitti_object/training/image_2/{index % 100:06d}.png"
+            shutil.copyfile(source, picture)
+        else:
+            Image.new("RGB", tuple(figures["meta/image_sizes"][k].tolist()), (90, 120, 70)).save(picture)
+    return root
+
+
+@pytest.fixture(scope="module")
+def kitti(tmp_path_factory) -> Path:
+    return lay_out(tmp_path_factory.mktemp("kitti"), "data")
+
+
+def options(root: Path, *words: str):
+    return parse_options(["--data_path", str(root), *words])
+
+
+def check_sample(sample, prefix: str) -> None:
+    """Everything of a sample that gupnet_data.npz has, with the sheet's tolerances (section 9)."""
+    figures = golden("data")
+    np.testing.assert_allclose(sample.calib, figures[f"{prefix}/P2"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(sample.coord_range, figures[f"{prefix}/coord_range"])
+    for name, value in sample.info.items():
+        np.testing.assert_array_equal(value, figures[f"{prefix}/{name}"])
+    for name, value in sample.targets.items():
+        check_target(name, value, figures[f"{prefix}/{name}"])
+    if DATA:
+        np.testing.assert_allclose(sample.image[:, ::16, ::16], figures[f"{prefix}/image_slice"], rtol=0, atol=1e-5)
+        wide = sample.image.astype(np.float64)
+        stats = [wide.mean(), wide.std(), np.abs(wide).max()]
+        np.testing.assert_allclose(stats, figures[f"{prefix}/image_stats"], rtol=1e-6, atol=1e-6)
+
+
+def check_target(name: str, value: np.ndarray, wanted: np.ndarray) -> None:
+    assert (value.shape, value.dtype) == (wanted.shape, wanted.dtype), name
+    if name == "heatmap":
+        np.testing.assert_array_equal(value == 1, wanted == 1)
+    tolerance = 0 if value.dtype.kind in "iu" else 1e-6 if name == "heatmap" else 1e-4
+    np.testing.assert_allclose(value, wanted, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_golden_without_augmentation(kitti):
+    dataset = build_dataset(options(kitti), "val")
+    assert dataset.ids == golden("data")["meta/ids"].tolist()
+    for k in range(len(dataset)):
+        check_sample(dataset[k], f"data/val/{k}")
+
+
+def test_golden_with_augmentation(kitti):
+    """18 samples by one legacy generator in the reference's order, and the number after them."""
+    figures = golden("data")
+    dataset, rng = build_dataset(options(kitti), "train"), np.random.RandomState(int(figures["meta/numpy_seed"]))
+    rounds = len({key.split("/")[2] for key in figures if key.startswith("data/train/") and key.count("/") == 3})
+    for k in range(rounds):
+        check_sample(dataset.item(k % len(dataset), rng), f"data/train/{k}")
+    assert rounds == 18 and rng.random() == figures["data/train/next_random"]
+
+
+VARIANTS = {
+    "merge": ["--class_merging", "true"],
+    "center2d": ["--use_3d_center", "false"],
+    "dontcare": ["--use_dontcare", "true"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_golden_variants(kitti, variant):
+    figures = golden("data")
+    dataset = build_dataset(options(kitti, *VARIANTS[variant]), "val")
+    for k in range(len(dataset)):
+        targets = dataset[k].targets
+        for name in ("heatmap", "indices", "offset_2d", "offset_3d", "mask_2d"):
+            check_target(name, targets[name], figures[f"data/{variant}/{k}/{name}"])
+
+
+if DATA:  # the real frames; the other figures of this part are the network's
+
+    def test_golden_full_input(tmp_path):
+        dataset = build_dataset(options(lay_out(tmp_path, "full")), "val")
+        images = np.stack([dataset[k].image for k in range(len(dataset))]).astype(np.float64)
+        stats = [images.mean(), images.std(), np.abs(images).max()]
+        np.testing.assert_allclose(stats, golden("full")["input/image_stats"], rtol=1e-6, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ what must always hold
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory) -> Path:
+    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", 3, {"train": 6, "val": 2, "test": 2})
+
+
+def mini_options(root: Path, *words: str):
+    return options(root, "--input_size", "320", "96", *words)
+
+
+def same(first, second) -> None:
+    """Two samples or batches with the same bits."""
+    for one, other in zip(first, second, strict=True):
+        if isinstance(one, dict):
+            assert one.keys() == other.keys()
+            one, other = list(one.values()), list(other.values())
+        else:
+            one, other = [one], [other]
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_targets_lead_back_to_the_labels(mini, augment):
+    """From a target's cell, offsets, sizes and bins, through the crop and the camera, to what the label says."""
+    dataset = build_dataset(mini_options(mini), "train", augment)
+    found, mirrored = 0, set()
+    for epoch in range(4 if augment else 1):
+        dataset.set_epoch(epoch)
+        for k in range(len(dataset)):
+            sample = dataset[k]
+            targets, camera = sample.targets, Calibration(sample.calib)
+            objects = read_objects(dataset.path(k, "label_2"))
+            flipped = not np.array_equal(sample.calib, read_calibration(dataset.path(k, "calib")).P2)
+            mirrored.add(flipped)
+            low, high = sample.coord_range.astype(np.float64)
+            scale = (high - low)[0] / 80  # pixels of the picture to a cell, on both axes
+            origin = (low + high) / 2 - scale * np.array([40, 12])
+            slots = np.flatnonzero(targets["mask_2d"])
+            cells = np.stack([targets["indices"][slots] % 80, targets["indices"][slots] // 80], -1)
+            middle = origin + scale * (cells + targets["offset_2d"][slots])
+            size = scale * targets["size_2d"][slots]
+            centre = origin + scale * (cells + targets["offset_3d"][slots])
+            position = camera.back_project(*centre.T, targets["depth"][slots, 0])
+            sizes = targets["size_3d"][slots] + MEAN_SIZES[targets["cls_ids"][slots]]
+            alpha = decode_heading(targets["heading_bin"][slots, 0], targets["heading_res"][slots, 0])
+            wanted = objects.mirrored(dataset[k].info["img_size"][0]) if flipped else objects
+            boxes = np.concatenate([middle - size / 2, middle + size / 2], -1)
+            np.testing.assert_allclose(boxes, wanted.boxes[slots], atol=2e-3)
+            np.testing.assert_allclose(sizes, wanted.sizes[slots], atol=1e-6)
+            position[:, 1] += sizes[:, 0] / 2
+            np.testing.assert_allclose(position, wanted.positions[slots], atol=1e-3)
+            turn = camera.rotation_of(alpha, middle[:, 0]) - wanted.rotations[slots]
+            np.testing.assert_allclose(np.cos(turn), 1, atol=1e-9)
+            assert [CLASSES[c] for c in targets["cls_ids"][slots]] == [objects.types[slot] for slot in slots]
+            peaks = targets["heatmap"][targets["cls_ids"][slots], cells[:, 1], cells[:, 0]]
+            assert (peaks == 1).all() and targets["heatmap"].max() <= 1
+            found += len(slots)
+    assert found > 20 and mirrored == ({False, True} if augment else {False})
+
+
+def test_image_is_where_the_affine_map_says():
+    """A bright spot of the picture arrives at the cell that the targets' map gives it."""
+    spots = Image.new("RGB", (1242, 375))
+    places = [(100, 60), (621, 187), (1100, 300)]
+    for x, y in places:
+        spots.paste((255, 255, 255), (x - 4, y - 4, x + 5, y + 5))
+    for centre, width in (((621, 187.5), 1242), ((500, 150), 1700), ((700, 200), 900)):
+        forward, inverse = affine_maps(np.array(centre), width, (1280, 384))
+        warped = np.asarray(warp(spots, inverse, (1280, 384)).convert("L"), np.float64)
+        for place in apply(forward, np.array(places) + 0.5):  # Pillow counts from the corner of the first pixel
+            column, row = place.round().astype(int)
+            if 12 < column < 1268 and 12 < row < 372:
+                part = warped[row - 12 : row + 12, column - 12 : column + 12]
+                grid = np.arange(-12, 12) + 0.5
+                spot = np.array([(part * grid).sum(), (part * grid[:, None]).sum()]) / part.sum()
+                assert np.abs(spot + [column, row] - place).max() < 0.2  # half a pixel would be a mistake
+
+
+def test_draws_depend_on_seed_epoch_and_index_only(mini):
+    dataset = build_dataset(mini_options(mini), "train")
+    first = [dataset[k] for k in range(len(dataset))]
+    same(dataset[1], first[1])
+    dataset.set_epoch(1)
+    assert any(not np.array_equal(dataset[k].image, first[k].image) for k in range(len(dataset)))
+    dataset.set_epoch(0)
+    same(dataset[1], first[1])
+    other = build_dataset(mini_options(mini, "--seed", "9"), "train")
+    assert any(not np.array_equal(other[k].image, first[k].image) for k in range(len(dataset)))
+    plain = build_dataset(mini_options(mini), "train", augment=False)
+    assert (plain[0].coord_range == [[0, 0], [640, 192]]).all()
+
+
+def test_test_split_has_no_targets(mini):
+    sample = build_dataset(mini_options(mini), "test")[1]
+    assert sample.targets == {} and sample.info["img_id"] == 1 and sample.image.shape == (3, 96, 320)
+
+
+def test_both_places_of_the_root(mini, tmp_path):
+    (tmp_path / "KITTI").symlink_to(mini)
+    assert build_dataset(mini_options(tmp_path), "val").ids == build_dataset(mini_options(mini), "val").ids
+
+
+# -------------------------------------------------------------------------------------------------- loader and sampler
+
+
+def batches_of(root: Path, workers: int, split: str = "train", epoch: int = 0, start: int = 0, size: int = 4) -> list:
+    dataset = build_dataset(mini_options(root), split)
+    loader = build_loader(dataset, EpochBatchSampler(len(dataset), size, split == "train", seed=5), workers)
+    loader.set_epoch(epoch, start)
+    return list(loader)
+
+
+def test_loader_batches(mini):
+    batches = batches_of(mini, 0)
+    assert [len(batch.images) for batch in batches] == [4, 2]
+    images, calibs, coord_ranges, targets, info = batches[0]
+    assert images.shape == [4, 3, 96, 320] and calibs.shape == [4, 3, 4] and coord_ranges.shape == [4, 2, 2]
+    assert all(isinstance(value, paddle.Tensor) and len(value) == 4 for value in targets.values())
+    assert targets["heatmap"].shape == [4, 3, 24, 80] and targets["mask_2d"].dtype == paddle.uint8
+    assert info["bbox_downsample_ratio"].dtype == np.float64 and info["img_id"].shape == (4,)
+    ids = np.concatenate([batch.info["img_id"] for batch in batches])
+    assert sorted(ids.tolist()) == build_dataset(mini_options(mini), "train").ids
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_workers_give_the_same_bits(mini, split):
+    for epoch, start in ((0, 0), (1, 0), (1, 1)):
+        alone = batches_of(mini, 0, split, epoch, start, 2)
+        for one, other in zip(alone, batches_of(mini, 2, split, epoch, start, 2), strict=True):
+            same(one, other)
+    assert len(alone) == (2 if split == "train" else 0)
+
+
+def test_loader_passes_errors_on_and_leaves_no_process(mini, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(mini, root)
+    dataset = build_dataset(mini_options(root), "train")
+    dataset.path(3, "label_2").write_text("Car 0 0\n")
+    for workers in (0, 2):
+        with pytest.raises(InputError, match="3 fields instead of 15"):
+            list(build_loader(dataset, EpochBatchSampler(len(dataset), 2, False), workers))
+    early = iter(build_loader(dataset, EpochBatchSampler(len(dataset), 1, False), 2))
+    next(early)
+    early.close()
+    assert not multiprocessing.active_children()
+
+
+def test_sampler_shares_an_epoch_between_processes():
+    parts = []
+    for rank in range(2):
+        sampler = EpochBatchSampler(7, 2, True, seed=1, rank=rank, world=2)
+        sampler.set_epoch(3)
+        parts.append([list(sampler), len(sampler)])
+        sampler.set_epoch(3, 1)
+        assert list(sampler) == parts[-1][0][1:]
+    assert [count for _, count in parts] == [2, 2]
+    seen = sorted(index for batches, _ in parts for batch in batches for index in batch)
+    assert len(seen) == 8 and set(seen) == set(range(7))
+    with pytest.raises(InputError, match="--batch_size 4 or less"):
+        EpochBatchSampler(7, 5, rank=0, world=2, drop_last=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+
+LINE = "Car 0.00 0 1.85 387.63 181.54 423.81 203.12 1.67 1.87 3.69 -16.53 2.39 58.49 1.57"
+P2 = "P2: 7.2e+02 0 6.1e+02 4.5e+01 0 7.2e+02 1.7e+02 2.2e-01 0 0 1 2.7e-03"
+
+
+def fails(call, *parts: str) -> None:
+    """`call` raises an InputError of one line that names all `parts`."""
+    with pytest.raises(InputError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text and all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("Car 0.00 0 1.85", "4 fields instead of 15"),
+        (LINE + " 0.5 7", "17 fields"),
+        (LINE.replace("Car", "Lorry"), "unknown type 'Lorry'"),
+        (LINE.replace("58.49", "far"), "not a number"),
+        (LINE.replace("58.49", "nan"), "not finite"),
+        (LINE.replace("58.49", "inf"), "not finite"),
+        (LINE.replace("58.49", "1e39"), "not finite"),
+        (LINE + " 0.5", "some lines have a score"),
+    ],
+)
+def test_bad_label_lines(line, reason, tmp_path):
+    path = tmp_path / "000007.txt"
+    path.write_text(f"{LINE}\n{line}\n")
+    fails(lambda: read_objects(path), f"{path}", reason)
+    if "some lines" not in reason:
+        fails(lambda: read_objects(path), f"{path}:2")
+
+
+def test_label_files_that_are_fine(tmp_path):
+    path = tmp_path / "000007.txt"
+    path.write_text("")
+    assert len(read_objects(path)) == 0
+    path.write_bytes(f"{LINE}  \r\n\r\n{LINE} \r\n".encode())
+    objects = read_objects(path)
+    assert objects.types == ("Car", "Car") and objects.boxes.dtype == np.float32 and objects.scores is None
+    path.write_text("".join(LINE.replace("Car", kind) + " 0.25\n" for kind in TYPES))
+    assert read_objects(path).types == TYPES and (read_objects(path).scores == 0.25).all()
+    path.write_bytes(b"\xff\xfe\x00")
+    fails(lambda: read_objects(path), str(path), "not a text file")
+    fails(lambda: read_objects(tmp_path / "none.txt"), "none.txt", "No such file")
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("", "no line with P2"),
+        (P2.replace("P2", "P1"), "no line with P2"),
+        (P2.replace("7.2e+02", "nan"), "not 12 finite numbers"),
+        (P2.replace("7.2e+02", "1e39"), "not 12 finite numbers"),
+        (P2.rsplit(" ", 1)[0], "not 12 finite numbers"),
+        (P2.replace("6.1e+02", "wide"), "no number"),
+        (P2.replace("7.2e+02", "0"), "focal length"),
+    ],
+)
+def test_bad_calibrations(text, reason, tmp_path):
+    path = tmp_path / "000007.txt"
+    path.write_text(f"P0: 1 2 3\n{text}\r\n")
+    fails(lambda: read_calibration(path), str(path), reason)
+
+
+def damage(root: Path, name: str, change) -> Path:
+    """Change, or with None remove, a file of the copy of the mini data; returns its path."""
+    path = root / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()) if callable(change) else change)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, change, reason",
+    [
+        ("training/image_2/000000.png", None, "no such file"),
+        ("training/label_2/000000.txt", None, "no such file"),
+        ("training/calib/000000.txt", None, "no such file"),
+        ("training/image_2/000000.png", lambda content: content[: len(content) // 2], "cannot be read as a picture"),
+        ("training/image_2/000000.png", b"", "the file is empty"),
+        ("training/image_2/000000.png", b"GIF? no", "not a picture"),
+        ("ImageSets/train.txt", None, "no such list"),
+        ("ImageSets/train.txt", b"\n \n", "is empty"),
+        ("ImageSets/train.txt", b"000000\nsix\n", "'six' is no frame number"),
+        ("ImageSets/train.txt", b"-1\n", "'-1' is no frame number"),
+        ("ImageSets/train.txt", b"9" * 5000, "is no frame number"),
+        ("ImageSets/train.txt", b"999\n998", "nor 1 others, though"),
+    ],
+)
+def test_bad_data_sets(mini, name, change, reason, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(mini, root)
+    path = damage(root, name, change)
+    expected = [str(path)] if "others" not in reason else [str(root / "training/image_2/000999.png"), str(path)]
+    fails(lambda: [dataset := build_dataset(mini_options(root), "train"), dataset[0]], reason, *expected)
+
+
+def test_bad_roots(tmp_path):
+    fails(lambda: build_dataset(parse_options([]), "train"), "--data_path is missing", "mini.py")
+    fails(lambda: build_dataset(options(tmp_path / "none"), "train"), "no such folder")
+    fails(lambda: build_dataset(options(tmp_path), "train"), "neither ImageSets/ nor training/")
+    (tmp_path / "file").write_text("")
+    fails(lambda: build_dataset(options(tmp_path / "file"), "train"), "not a folder")
+
+
+def test_windows_lists(mini, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(mini, root)
+    ids = build_dataset(mini_options(root), "train").ids
+    (root / "ImageSets/train.txt").write_bytes("".join(f"{index:06d} \r\n" for index in ids).encode() + b"\r\n")
+    assert build_dataset(mini_options(root), "train").ids == ids

@@ -1,0 +1,62 @@
+"""Damaged labels, calibrations, lists and pictures: each is read right or refused with one line."""
+
+from pathlib import Path
+
+from shared.fuzz import fuzz_reader
+
+import numpy as np
+from datasets import TYPES, load_image, read_calibration, read_objects, read_split
+from PIL import Image
+
+LABELS = (
+    "Truck 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56\n"
+    "Car 0.00 0 1.85 387.63 181.54 423.81 203.12 1.67 1.87 3.69 -16.53 2.39 58.49 1.57\n"
+    "DontCare -1 -1 -10 503.89 169.71 590.61 190.13 -1 -1 -1 -1000 -1000 -1000 -10\n"
+)
+RESULTS = "Car 0.0 0 1.85 387.63 181.54 423.81 203.12 1.67 1.87 3.69 -16.53 2.39 58.49 1.57 0.71\n" * 3
+CALIBRATION = (
+    "P0: 7.2e+02 0 6.1e+02 0 0 7.2e+02 1.7e+02 0 0 0 1 0\n"
+    "P2: 7.2e+02 0 6.1e+02 4.5e+01 0 7.2e+02 1.7e+02 2.2e-01 0 0 1 2.7e-03\n"
+    "R0_rect: 1 0 0 0 1 0 0 0 1\n"
+)
+
+
+def test_labels_and_results(tmp_path):
+    def read(path: Path) -> None:
+        objects = read_objects(path)
+        assert set(objects.types) <= set(TYPES)
+        for name, value in vars(objects).items():
+            if name != "types" and value is not None:
+                assert len(value) == len(objects) and np.isfinite(value).all()
+
+    assert fuzz_reader(read, tmp_path / "000000.txt", LABELS.encode(), 300) > 100
+    assert fuzz_reader(read, tmp_path / "000000.txt", RESULTS.encode(), 200, seed=1) > 60
+
+
+def test_calibrations(tmp_path):
+    def read(path: Path) -> None:
+        matrix = read_calibration(path).P2
+        assert matrix.shape == (3, 4) and np.isfinite(matrix).all() and matrix[0, 0] > 0
+
+    assert fuzz_reader(read, tmp_path / "000000.txt", CALIBRATION.encode(), 300) > 60
+
+
+def test_lists(tmp_path):
+    (tmp_path / "ImageSets").mkdir()
+
+    def read(path: Path) -> None:
+        frames = read_split(tmp_path, "train")
+        assert frames and all(frame >= 0 for frame in frames)
+
+    content = "".join(f"{number:06d}\n" for number in range(8)).encode()
+    assert fuzz_reader(read, tmp_path / "ImageSets" / "train.txt", content, 200) > 60
+
+
+def test_pictures(tmp_path):
+    path = tmp_path / "000000.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)).save(path)
+
+    def read(path: Path) -> None:
+        assert load_image(path).mode == "RGB"
+
+    assert fuzz_reader(read, path, path.read_bytes(), 200) > 20
