@@ -32,7 +32,7 @@ def gather(array: np.ndarray) -> list[np.ndarray]:
         return [array]
     counts: list[paddle.Tensor] = []
     dist.all_gather(counts, paddle.to_tensor([len(array)]))
-    lengths = [int(count) for count in counts]
+    lengths = [count.item() for count in counts]
     padded = np.zeros((max(lengths), *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     arrays: list[paddle.Tensor] = []
@@ -62,7 +62,7 @@ def find_all(
             on_batch(outputs, targets)
         sizes = np.stack([target["orig_size"].numpy() for target in targets])
         for target, found in zip(targets, detect(outputs, sizes), strict=True):
-            ids.append(int(target["image_id"]))
+            ids.append(target["image_id"].item())
             rows.append(detection_rows(ids[-1], found["scores"], found["labels"], found["boxes"]))
     parts = zip(gather(np.array(ids, np.int64)), gather(np.concatenate(rows)), strict=True)
     return merge(list(parts))

@@ -45,3 +45,13 @@ def small_options(root: Path, *words: str):
 
 def small_set(root: Path, split: str = "train", **settings) -> CocoDetection:
     return build_dataset(small_options(root), split, **settings)
+
+
+def edit(key: str, place: int, **fields):
+    """A change of one entry of an annotation file; a field of None goes."""
+
+    def change(content: dict) -> None:
+        entry = content[key][place] | fields
+        content[key][place] = {name: value for name, value in entry.items() if value is not None}
+
+    return change

@@ -6,7 +6,7 @@ from shared import InputError
 
 import numpy as np
 import pytest
-from data_sets import annotation, lay_out, small_options, small_set
+from data_sets import annotation, edit, lay_out, small_options, small_set
 from datasets import build_dataset, load_image
 from PIL import Image
 
@@ -67,16 +67,6 @@ def test_pictures_that_cannot_be_read(tmp_path, how, end):
     with pytest.raises(InputError, match="cannot be read as a picture") as caught:
         load_image(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def edit(key: str, place: int, **fields):
-    """A change of one entry of an annotation file; a field of None goes."""
-
-    def change(content: dict) -> None:
-        entry = content[key][place] | fields
-        content[key][place] = {name: value for name, value in entry.items() if value is not None}
-
-    return change
 
 
 def drop(key: str):
