@@ -72,7 +72,7 @@ def probability(text: str) -> float:
     return value
 
 
-def _side(text: str) -> int:
+def input_side(text: str) -> int:
     """A width or height of the network's input: five halvings must come out even."""
     value = positive_int(text)
     if value % 32 or value < 64:
@@ -100,7 +100,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the network's input. The tensors of the network are the same whatever they are."""
     group = _Group(parser, "network")
     text = "width and height of the input, multiples of 32 from 64 on"
-    group.add("--input_size", type=_side, nargs=2, default=list(INPUT_SIZE), metavar=("W", "H"), help=text)
+    group.add("--input_size", type=input_side, nargs=2, default=list(INPUT_SIZE), metavar=("W", "H"), help=text)
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
