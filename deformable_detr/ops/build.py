@@ -23,7 +23,7 @@ import paddle
 HERE = Path(__file__).resolve().parent
 NAME = "ms_deform_attn"
 SOURCES = [HERE / f"{NAME}.cc"] + ([HERE / f"{NAME}.cu"] if paddle.is_compiled_with_cuda() else [])
-HEADERS = [HERE / f"{NAME}.h", HERE / f"{NAME}_cpu.h"]
+HEADERS = sorted(HERE.glob("*.h"))
 # For this processor alone: the name in the cache covers its features. No -ffast-math: a NaN must stay one.
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 

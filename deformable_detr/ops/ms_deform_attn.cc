@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "ms_deform_attn_cpu.h"
-#include "paddle/extension.h"
+#include "paddle/phi/api/all.h"  // of paddle/extension.h the part that is needed: it compiles in half the time
 
 using ms_deform_attn::Sizes;
 using paddle::Tensor;
