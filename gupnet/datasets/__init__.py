@@ -3,7 +3,7 @@
 import argparse
 
 from .calibration import Calibration, read_calibration
-from .kitti import KittiObjects, Sample, find_root, load_image, read_split
+from .kitti import KittiObjects, Sample, find_root, load_image, network_input, read_split
 from .loader import Batch, Loader, build_loader
 from .objects import TYPES, Objects, box_corners, parse_objects, read_objects
 from .sampling import EpochBatchSampler
@@ -26,6 +26,7 @@ __all__ = [
     "encode_heading",
     "find_root",
     "load_image",
+    "network_input",
     "parse_objects",
     "read_calibration",
     "read_objects",

@@ -83,6 +83,18 @@ def normalise(image: Image.Image) -> np.ndarray:
     return result
 
 
+def network_input(
+    image: Image.Image, centre: np.ndarray, crop: np.ndarray, input_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The crop of a picture as the network takes it, its coord_range [2, 2], and the map [2, 3] from the picture to it.
+
+    `centre` (x, y) and `crop` (w, h) in pixels; for a whole picture half its size, and its size.
+    """
+    affine, inverse = affine_maps(centre, crop[0], input_size)
+    coord_range = np.stack([centre - crop / 2, centre + crop / 2]).astype(np.float32)
+    return normalise(warp(image, inverse, input_size)), coord_range, affine
+
+
 class KittiObjects:
     """The frames of a split: `dataset[i]` is a `Sample`.
 
@@ -173,9 +185,7 @@ class KittiObjects:
         if mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             calibration = calibration.mirrored(*image.size)
-        affine, inverse = affine_maps(centre, crop[0], self.input_size)
-        pixels = normalise(warp(image, inverse, self.input_size))
-        corners = np.stack([centre - crop / 2, centre + crop / 2]).astype(np.float32)
+        pixels, coord_range, affine = network_input(image, centre, crop, self.input_size)
         map_size = tuple(side // DOWN_RATIO for side in self.input_size)
         targets = {}
         if self.split != "test":
@@ -187,4 +197,4 @@ class KittiObjects:
             "img_size": size.astype(np.int64),
             "bbox_downsample_ratio": size / map_size,
         }
-        return Sample(pixels, calibration.P2, corners, targets, info)
+        return Sample(pixels, calibration.P2, coord_range, targets, info)
