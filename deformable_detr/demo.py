@@ -75,10 +75,11 @@ def chosen(found: Mapping[str, np.ndarray], threshold: float, top: int | None) -
 
 
 def class_names(num_classes: int, coco: COCO | None) -> dict[int, str]:
-    """{label: name}: the annotation file's, else COCO's if the network has COCO's 91 classes, else numbers."""
+    """{label: name}: the annotation file's; COCO's for other labels of a network with COCO's 91 classes."""
+    names = dict(CATEGORIES) if num_classes == 91 else {}
     if coco is not None:
-        return {number: category.get("name") or str(number) for number, category in coco.cats.items()}
-    return CATEGORIES if num_classes == 91 else {}
+        names |= {number: category.get("name") or str(number) for number, category in coco.cats.items()}
+    return names
 
 
 def detected_boxes(found: Mapping[str, np.ndarray], names: Mapping[int, str]) -> list[Labelled]:

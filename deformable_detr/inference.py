@@ -12,9 +12,9 @@ from shared import InputError
 
 import numpy as np
 import paddle
-from convert import load_official
+from convert import load_official, stored_options
 from models import DeformableDETR, build_model
-from options import parse_options, remembered_options
+from options import parse_options
 from postprocess import postprocess
 
 Predictor = Callable[[paddle.Tensor, paddle.Tensor], dict[str, paddle.Tensor]]
@@ -27,9 +27,10 @@ NO_WEIGHTS = (
 def parse_for_weights(
     argv: Sequence[str] | None, parser: argparse.ArgumentParser, required: bool = True
 ) -> argparse.Namespace:
-    """`parse_options`, with the network and picture sizes of the checkpoint in --weights as defaults.
+    """`parse_options`, with what --weights say of their network, and of picture sizes if they are a checkpoint.
 
-    InputError for weights that are not there, or that are `required` and not given.
+    What the command line says wins. InputError for weights that are not there, not understood, or `required` and not
+    given.
     """
     first = parse_options(argv, parser)
     if not first.weights:
@@ -38,7 +39,7 @@ def parse_for_weights(
         return first
     if not Path(first.weights).exists():
         raise InputError(f"--weights {first.weights}: no such file or folder; check the path")
-    return parse_options(argv, parser, remembered_options(first.weights))
+    return parse_options(argv, parser, stored_options(first.weights))
 
 
 def load_network(options: argparse.Namespace) -> DeformableDETR:
