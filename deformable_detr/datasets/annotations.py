@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ from shared.files import one_line
 
 from pycocotools.coco import COCO
 
+_LARGEST_ID = 2**53  # detections carry ids as float64
+_LARGEST = 1e9  # pixels: no picture has more, and their sums and products stay finite
 _FIX = "check that it is a COCO instances file"
 
 
@@ -96,11 +97,11 @@ class _Wrong(Exception):
 
 
 def _is_id(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_ID
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST  # no NaN
 
 
 def _check(content, num_classes: int | None) -> None:
@@ -151,6 +152,8 @@ def _check_image(image: dict) -> None:
 
 def _check_annotation(annotation: dict, images: set[int], categories: set[int]) -> None:
     name = f"annotation {annotation['id']}"
+    if annotation["id"] == 0:
+        raise _Wrong("has an annotation id 0, which pycocotools takes for no annotation; count them from 1")
     for key, known in (("image_id", images), ("category_id", categories)):
         value = annotation.get(key)
         if not _is_id(value):
