@@ -66,14 +66,16 @@ class Canvas:
     def draw(self, faces: list[Face], owner: int) -> int:
         """Draw a solid's faces; returns how many samples it would cover if nothing stood in front of it."""
         silhouette = np.zeros(self.owner.shape, bool)
-        for face in faces:
-            if face.outward is None or face.outward @ (face.points[0] - self.eye) < 0:
-                self._draw_face(face, owner, silhouette)
-        return int(silhouette.sum())
+        turned = [face for face in faces if face.outward is None or face.outward @ (face.points[0] - self.eye) < 0]
+        windows = [self._draw_face(face, owner, silhouette) for face in turned]
+        rows = [window[0] for window in windows if window]
+        if not rows:
+            return 0
+        return int(np.count_nonzero(silhouette[min(part.start for part in rows) : max(part.stop for part in rows)]))
 
-    def visible(self, owner: int) -> int:
-        """Samples in which this solid is seen."""
-        return int((self.owner == owner).sum())
+    def visible(self) -> np.ndarray:
+        """In how many samples each solid is seen, int64 [owners drawn, or more]."""
+        return np.bincount(self.owner.ravel() + 1, minlength=2)[1:]
 
     def picture(self) -> np.ndarray:
         """uint8 [height, width, 3]."""
@@ -95,16 +97,17 @@ class Canvas:
         matrix[:, 2] += self.projection[:, 3]
         return np.linalg.inv(matrix)
 
-    def _draw_face(self, face: Face, owner: int, silhouette: np.ndarray) -> None:
+    def _draw_face(self, face: Face, owner: int, silhouette: np.ndarray) -> tuple[slice, slice] | None:
+        """Draw it, also into `silhouette`; returns the window it lies in, or None where it is out of sight."""
         samples = self._project(face.points)
         if samples[:, 2].min() < NEAR:
-            return
+            return None
         x, y = samples[:, 0], samples[:, 1]
         rows, columns = self.owner.shape
         left, right = max(0, int(np.ceil(x.min()))), min(columns - 1, int(x.max()))
         top, bottom = max(0, int(np.ceil(y.min()))), min(rows - 1, int(y.max()))
         if left > right or top > bottom:
-            return
+            return None
         u, v = np.arange(left, right + 1), np.arange(top, bottom + 1)[:, None]
         next_x, next_y = np.append(x[1:], x[0]), np.append(y[1:], y[0])
         turn = np.sign((x * next_y - y * next_x).sum())
@@ -119,7 +122,7 @@ class Canvas:
         inside &= nearness > self.nearness[window]
         row, column = np.nonzero(inside)
         if not len(row):
-            return
+            return window
         nearness = nearness[row, column]
         place = matrix[:2, :2] @ np.stack([column + left, row + top]) + matrix[:2, 2:]
         height, width = face.texture.shape[:2]
@@ -129,3 +132,4 @@ class Canvas:
         self.colour[row, column] = face.texture[down.clip(0, height - 1), across.clip(0, width - 1)] * np.float32(light)
         self.nearness[row, column] = nearness
         self.owner[row, column] = owner
+        return window

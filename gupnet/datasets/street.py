@@ -198,12 +198,13 @@ def render(frame: Frame, backdrop: tuple[np.ndarray, np.ndarray]) -> tuple[np.nd
     canvas.shade([_shadow(thing, frame.sun) for thing in everything])
     drawn = [thing.faces() for thing in everything]
     whole = [canvas.draw(faces, number) for number, faces in enumerate(drawn)]
+    seen = np.pad(canvas.visible(), (0, len(everything)))
 
     lines, unlabelled = [], []
     for number, thing in enumerate(everything[: len(frame.things) + len(frame.far)]):
         full = around(np.concatenate([face.points for face in drawn[number]]), frame.projection)
         box = cut(full)
-        share = canvas.visible(number) / max(whole[number], 1)
+        share = seen[number] / max(whole[number], 1)
         levels = [level for least, level in HIDDEN if share >= least]
         if number >= len(frame.things) and share > 0:
             unlabelled.append("DontCare -1 -1 -10 " + _numbers(box) + " -1 -1 -1 -1000 -1000 -1000 -10")
