@@ -73,9 +73,9 @@ class Canvas:
             return 0
         return int(np.count_nonzero(silhouette[min(part.start for part in rows) : max(part.stop for part in rows)]))
 
-    def visible(self) -> np.ndarray:
-        """In how many samples each solid is seen, int64 [owners drawn, or more]."""
-        return np.bincount(self.owner.ravel() + 1, minlength=2)[1:]
+    def visible(self, owners: int) -> np.ndarray:
+        """In how many samples each of the solids 0 .. owners - 1 is seen, int64 [owners]."""
+        return np.bincount(self.owner.ravel() + 1, minlength=owners + 1)[1:]
 
     def picture(self) -> np.ndarray:
         """uint8 [height, width, 3]."""

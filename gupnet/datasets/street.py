@@ -198,7 +198,7 @@ def render(frame: Frame, backdrop: tuple[np.ndarray, np.ndarray]) -> tuple[np.nd
     canvas.shade([_shadow(thing, frame.sun) for thing in everything])
     drawn = [thing.faces() for thing in everything]
     whole = [canvas.draw(faces, number) for number, faces in enumerate(drawn)]
-    seen = np.pad(canvas.visible(), (0, len(everything)))
+    seen = canvas.visible(len(everything))
 
     lines, unlabelled = [], []
     for number, thing in enumerate(everything[: len(frame.things) + len(frame.far)]):
