@@ -15,6 +15,7 @@ from paddle import _C_ops
 from . import build, checks, pure_paddle
 
 IMPLEMENTATIONS = ("auto", "compiled", "paddle")
+# loaded: True, or the error that it ended with, which is not tried again
 _state = {"wanted": os.environ.get("DEFORMABLE_DETR_OP") or "auto", "used": None, "loaded": False}
 _lock = threading.Lock()
 
@@ -42,16 +43,19 @@ def _choose(wanted: str) -> str:
         raise ValueError(f"DEFORMABLE_DETR_OP={wanted}: choose one of {', '.join(IMPLEMENTATIONS)}")
     if wanted == "paddle":
         return wanted
-    try:
-        if not _state["loaded"]:
+    if not _state["loaded"]:
+        try:
             build.load()
             _state["loaded"] = True
+        except build.CannotBuild as error:
+            _state["loaded"] = error
+    if _state["loaded"] is True:
         return "compiled"
-    except build.CannotBuild as error:
-        if wanted == "compiled":
-            raise
-        warnings.warn(f"attention operator not compiled ({error}); Paddle's own operators do it, slower", stacklevel=4)
-        return "paddle"
+    if wanted == "compiled":
+        raise _state["loaded"]
+    text = f"attention operator not compiled ({_state['loaded']}); Paddle's own operators do it, slower"
+    warnings.warn(text, stacklevel=4)
+    return "paddle"
 
 
 def ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations, attention_weights):
