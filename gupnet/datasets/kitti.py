@@ -79,7 +79,8 @@ def normalise(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image)
     result = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel in range(3):
-        np.take(_LEVELS[:, channel], pixels[..., channel], out=result[channel])
+        # no grey level is outside the table: "clip" only spares numpy a copy
+        np.take(_LEVELS[:, channel], pixels[..., channel], out=result[channel], mode="clip")
     return result
 
 

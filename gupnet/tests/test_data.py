@@ -1,6 +1,5 @@
 """The data side against the golden figures of the official code, against closed forms, and against itself."""
 
-import multiprocessing
 import re
 import shutil
 from pathlib import Path
@@ -8,15 +7,12 @@ from pathlib import Path
 from shared import InputError
 
 import numpy as np
-import paddle
 import pytest
 from constants import CLASSES, MEAN_SIZES
 from datasets import (
     TYPES,
     Calibration,
-    EpochBatchSampler,
     build_dataset,
-    build_loader,
     decode_heading,
     encode_heading,
     parse_objects,
@@ -304,66 +300,6 @@ def test_test_split_has_no_targets(mini):
 def test_both_places_of_the_root(mini, tmp_path):
     (tmp_path / "KITTI").symlink_to(mini)
     assert build_dataset(mini_options(tmp_path), "val").ids == build_dataset(mini_options(mini), "val").ids
-
-
-# -------------------------------------------------------------------------------------------------- loader and sampler
-
-
-def batches_of(root: Path, workers: int, split: str = "train", epoch: int = 0, start: int = 0, size: int = 4) -> list:
-    dataset = build_dataset(mini_options(root), split)
-    loader = build_loader(dataset, EpochBatchSampler(len(dataset), size, split == "train", seed=5), workers)
-    loader.set_epoch(epoch, start)
-    return list(loader)
-
-
-def test_loader_batches(mini):
-    batches = batches_of(mini, 0)
-    assert [len(batch.images) for batch in batches] == [4, 2]
-    images, calibs, coord_ranges, targets, info = batches[0]
-    assert images.shape == [4, 3, 96, 320] and calibs.shape == [4, 3, 4] and coord_ranges.shape == [4, 2, 2]
-    assert all(isinstance(value, paddle.Tensor) and len(value) == 4 for value in targets.values())
-    assert targets["heatmap"].shape == [4, 3, 24, 80] and targets["mask_2d"].dtype == paddle.uint8
-    assert info["bbox_downsample_ratio"].dtype == np.float64 and info["img_id"].shape == (4,)
-    ids = np.concatenate([batch.info["img_id"] for batch in batches])
-    assert sorted(ids.tolist()) == build_dataset(mini_options(mini), "train").ids
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_workers_give_the_same_bits(mini, split):
-    for epoch, start in ((0, 0), (1, 0), (1, 1)):
-        alone = batches_of(mini, 0, split, epoch, start, 2)
-        for one, other in zip(alone, batches_of(mini, 2, split, epoch, start, 2), strict=True):
-            same(one, other)
-    assert len(alone) == (2 if split == "train" else 0)
-
-
-def test_loader_passes_errors_on_and_leaves_no_process(mini, tmp_path):
-    root = tmp_path / "copy"
-    shutil.copytree(mini, root)
-    dataset = build_dataset(mini_options(root), "train")
-    dataset.path(3, "label_2").write_text("Car 0 0\n")
-    for workers in (0, 2):
-        with pytest.raises(InputError, match="3 fields instead of 15"):
-            list(build_loader(dataset, EpochBatchSampler(len(dataset), 2, False), workers))
-    early = iter(build_loader(dataset, EpochBatchSampler(len(dataset), 1, False), 2))
-    next(early)
-    early.close()
-    assert not multiprocessing.active_children()
-
-
-def test_sampler_shares_an_epoch_between_processes():
-    parts = []
-    for rank in range(2):
-        sampler = EpochBatchSampler(7, 2, True, seed=1, rank=rank, world=2)
-        sampler.set_epoch(3)
-        parts.append([list(sampler), len(sampler)])
-        sampler.set_epoch(3, 1)
-        assert list(sampler) == parts[-1][0][1:]
-    assert [count for _, count in parts] == [2, 2]
-    seen = sorted(index for batches, _ in parts for batch in batches for index in batch)
-    assert len(seen) == 8 and set(seen) == set(range(7))
-    with pytest.raises(InputError, match="--batch_size 4 or less"):
-        EpochBatchSampler(7, 5, rank=0, world=2, drop_last=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
