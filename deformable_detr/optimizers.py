@@ -68,3 +68,11 @@ def clip_gradients(model: DeformableDETR, limit: float) -> float:
         for gradient in gradients:
             gradient.scale_(factor)
     return float(norm)
+
+
+def first_not_finite(model: DeformableDETR) -> str:
+    """The name of the first parameter whose gradient holds infinities or values that are no numbers."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not bool(paddle.isfinite(parameter.grad).all()):
+            return name
+    return "the parameters together"

@@ -19,18 +19,23 @@ class FrozenBatchNorm2D(nn.Layer):
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
             self.register_buffer(name, paddle.full([channels], value))
 
-    def scale_and_shift(self):
-        scale = self.weight * paddle.rsqrt(self.running_var + EPSILON)
-        return scale, self.bias - self.running_mean * scale
+    def fold_into(self, weight):
+        """(weight, bias) of a convolution [C, ...] without bias that does the norm's work as well.
+
+        Computed in float64 and rounded once: the rounding error of a scale would be shared by its whole channel.
+        """
+        scale = self.weight.astype("float64") / (self.running_var.astype("float64") + EPSILON).sqrt()
+        shift = self.bias.astype("float64") - self.running_mean.astype("float64") * scale
+        folded = weight.astype("float64") * scale.reshape([-1, 1, 1, 1])
+        return folded.astype(weight.dtype), shift.astype(weight.dtype)
 
 
 def conv_norm(x, convolution: nn.Conv2D, norm: nn.Layer):
     """The convolution, then the norm. A frozen norm goes into the convolution: one map less to keep for backward."""
     if not isinstance(norm, FrozenBatchNorm2D):
         return norm(convolution(x))
-    scale, shift = norm.scale_and_shift()
-    weight = convolution.weight * scale.reshape([-1, 1, 1, 1])
-    return F.conv2d(x, weight, shift, convolution._stride, convolution._padding, convolution._dilation)
+    weight, bias = norm.fold_into(convolution.weight)
+    return F.conv2d(x, weight, bias, convolution._stride, convolution._padding, convolution._dilation)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2D:
