@@ -13,14 +13,17 @@ def annotation(bbox, category_id=1, area=None, **more) -> dict:
     return {"bbox": bbox, "category_id": category_id, "area": bbox[2] * bbox[3] if area is None else area} | more
 
 
-def lay_out(root: Path, count: int = 7, split: str = "train", change=None) -> Path:
-    """A data set of noise in COCO's layout, pictures of different sizes; `change(content)` edits its annotations."""
+def lay_out(root: Path, count: int = 7, split: str = "train", change=None, step: int = 1) -> Path:
+    """A data set of noise in COCO's layout; `change(content)` edits its annotations.
+
+    Pictures are of different sizes, with a `step` of 0 of one.
+    """
     place = np.random.default_rng(0)
     (root / f"{split}2017").mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
     for number in range(count):
-        width, height = 50 + 3 * number, 44 - 2 * number
+        width, height = 50 + 3 * step * number, 44 - 2 * step * number
         name = f"{number:03d}.png"
         Image.fromarray(place.integers(0, 256, (height, width, 3), np.uint8)).save(root / f"{split}2017" / name)
         images.append({"id": 90 - number, "file_name": name, "width": width, "height": height})
