@@ -1,0 +1,260 @@
+"""Static graphs of the network for Paddle Inference, and ONNX.
+
+    python export.py --weights output/mini/best --output_dir output/export --format inference onnx
+
+inference.json and inference.pdiparams are the whole network in the mode "test": pictures [N, 3, H, W], coord_ranges
+[N, 2, 2] and calibs [N, 3, 4] in, the outputs of OUTPUTS out, in that order. model.onnx is its dense part: pictures in,
+DENSE_OUTPUTS out; the rest has no ONNX form, for paddle2onnx 2.1 ends the process over it. Any batch; H and W are
+those of the weights, or of --input_size. network.json holds the network's options.
+
+Each is run on the same random pictures and compared with the network; a difference above 1e-3 of an output's largest
+value ends with exit status 1, and nothing is written.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared import InputError, run
+from shared.weights import atomic_write, atomic_write_text
+
+import numpy as np
+import paddle
+from constants import MAX_OBJECTS
+from inference import load_network, simulated_inputs
+from models import GUPNet, find_peaks
+from models.regions import found_objects
+from options import FOLDER, NETWORK_OPTIONS, build_parser, parse_options_for_weights
+
+DENSE_OUTPUTS = ("features", "heatmap", "offset_2d", "size_2d")
+OUTPUTS = ("heatmap", "offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading", "h3d_log_variance")
+LIMIT = 1e-3  # largest difference of an exported network's output, of its largest value where that is above 1
+OPSET = 13
+CHECKED = 2  # pictures that the graphs are compared on
+#: arrays in, {output: array} out
+Engine = Callable[..., dict[str, np.ndarray]]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the C++ libraries print off the terminal, unless they fail."""
+    sys.stdout.flush(), sys.stderr.flush()
+    terminal = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(terminal[1], said.read())
+            raise
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            for number, saved in enumerate(terminal, start=1):
+                os.dup2(saved, number)
+                os.close(saved)
+
+
+def dense_part(model: GUPNet, images) -> list:
+    """Pictures [N, 3, H, W] -> DENSE_OUTPUTS, [N, channels, H / 4, W / 4] each: what no region of interest enters."""
+    features = model.feat_up(model.backbone(images)[2:])
+    return [features, model.heatmap(features), model.offset_2d(features), model.size_2d(features)]
+
+
+class _Dense(paddle.nn.Layer):
+    """The dense part as a layer."""
+
+    def __init__(self, model: GUPNet):
+        super().__init__()
+        self.network = model
+
+    def forward(self, images):
+        return dense_part(self.network, images)
+
+
+class _Whole(_Dense):
+    """The network in the mode "test": pictures, coord_ranges and calibs to OUTPUTS.
+
+    As `GUPNet.forward`, whose branches for pictures without objects cannot be traced, and never come up in this mode.
+    """
+
+    def forward(self, images, coord_ranges, calibs):
+        features, heatmap, offset_2d, size_2d = dense_part(self.network, images)
+        dense = {"heatmap": heatmap, "offset_2d": offset_2d, "size_2d": size_2d}
+        objects = found_objects(find_peaks(heatmap, MAX_OBJECTS))
+        outputs = dense | self.network.describe(features, dense, objects, coord_ranges, calibs)
+        return [outputs[name] for name in OUTPUTS]
+
+
+def _save(layer: paddle.nn.Layer, spec: Sequence[tuple[str, list]], prefix: Path) -> Path:
+    """Trace a layer and write PREFIX.json and PREFIX.pdiparams."""
+    training = layer.network.training
+    layer.eval()
+    inputs = [paddle.static.InputSpec([None, *shape], "float32", name=name) for name, shape in spec]
+    with _quiet():
+        paddle.jit.save(paddle.jit.to_static(layer, input_spec=inputs, full_graph=True), str(prefix))
+    if training:
+        layer.network.train()
+    return prefix
+
+
+def export_dense(model: GUPNet, input_size: Sequence[int], prefix: Path) -> Path:
+    """Write the dense part at `input_size` (W, H). Returns `prefix`; `model` stays as it is."""
+    width, height = input_size
+    return _save(_Dense(model), [("images", [3, height, width])], prefix)
+
+
+def export_inference(model: GUPNet, input_size: Sequence[int], prefix: Path) -> Path:
+    """Write the whole network at `input_size` (W, H). Returns `prefix`; `model` stays as it is."""
+    width, height = input_size
+    spec = [("images", [3, height, width]), ("coord_ranges", [2, 2]), ("calibs", [3, 4])]
+    return _save(_Whole(model), spec, prefix)
+
+
+def export_onnx(prefix: Path, target: Path) -> None:
+    """Translate an exported dense part to ONNX. InputError when paddle2onnx is not installed."""
+    try:
+        import paddle2onnx
+    except ImportError as error:
+        raise InputError("--format onnx needs paddle2onnx: pip install -e '.[export]' in the repository") from error
+    with _quiet():
+        paddle2onnx.export(f"{prefix}.json", f"{prefix}.pdiparams", str(target), opset_version=OPSET)
+
+
+def inference_engine(prefix: Path, outputs: Sequence[str], device: str = "cpu") -> Engine:
+    """Paddle Inference on an exported graph, with oneDNN on CPU: its inputs, float32, to its `outputs`."""
+    from paddle import inference
+
+    config = inference.Config(f"{prefix}.json", f"{prefix}.pdiparams")
+    config.disable_glog_info()
+    if device == "gpu":
+        config.enable_use_gpu(1000, 0)
+    else:
+        config.disable_gpu()
+        config.enable_mkldnn()
+        config.set_cpu_math_library_num_threads(len(os.sched_getaffinity(0)))
+    with _quiet():
+        predictor = inference.create_predictor(config)
+    feeds = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
+    fetches = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
+
+    def engine(*arrays: np.ndarray) -> dict[str, np.ndarray]:
+        for feed, array in zip(feeds, arrays, strict=True):
+            feed.copy_from_cpu(np.ascontiguousarray(array, np.float32))
+        predictor.run()
+        return {name: fetch.copy_to_cpu() for name, fetch in zip(outputs, fetches, strict=True)}
+
+    return engine
+
+
+def onnx_engine(path: Path, outputs: Sequence[str]) -> Engine:
+    """ONNX Runtime on CPU: the graph's inputs, float32, to its `outputs`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [feed.name for feed in session.get_inputs()]
+
+    def engine(*arrays: np.ndarray) -> dict[str, np.ndarray]:
+        found = session.run(None, dict(zip(names, arrays, strict=True)))
+        return dict(zip(outputs, found, strict=True))
+
+    return engine
+
+
+def exported_engine(model: GUPNet, options: argparse.Namespace) -> Engine:
+    """Export the whole network to a temporary folder and return its engine; the folder is gone when it returns."""
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = export_inference(model, options.input_size, Path(folder) / "inference")
+        return inference_engine(prefix, OUTPUTS, options.device)
+
+
+# --------------------------------------------------------------------------------------------------------- comparing
+
+
+def dygraph_outputs(model: GUPNet, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the network itself says: all that the graphs give."""
+    images, coord_ranges, calibs = (paddle.to_tensor(inputs[name]) for name in ("images", "coord_ranges", "calibs"))
+    with paddle.no_grad():
+        features = dense_part(model, images)[0]
+        outputs = model(images, coord_ranges, calibs, mode="test")
+    return {name: value.numpy() for name, value in (outputs | {"features": features}).items()}
+
+
+def _peaks(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """int64 [N, K]: a number for the cell and class of each peak."""
+    peaks = find_peaks(paddle.to_tensor(outputs["heatmap"]), MAX_OBJECTS)
+    return (peaks.cells * outputs["heatmap"].shape[1] + peaks.classes).numpy()
+
+
+def largest_difference(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """Of all outputs, relative to an output's largest value where that is above 1.
+
+    Rows of peaks are matched by cell and class, as peaks of nearly the same score may change places; infinite where
+    more than one in ten is another's.
+    """
+    rows = [name for name in found if name not in DENSE_OUTPUTS]
+    pairs = [(found[name], expected[name]) for name in found if name in DENSE_OUTPUTS]
+    if rows:
+        for ours, theirs, image in zip(_peaks(found), _peaks(expected), range(len(found["heatmap"])), strict=True):
+            _, first, second = np.intersect1d(ours, theirs, return_indices=True)
+            if len(first) < 0.9 * len(ours):
+                return float("inf")
+            first, second = first + image * MAX_OBJECTS, second + image * MAX_OBJECTS
+            pairs += [(found[name][first], expected[name][second]) for name in rows]
+    return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1)) for a, b in pairs)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put a finished file in its place, atomically."""
+
+    def write(file) -> None:
+        with source.open("rb") as content:
+            shutil.copyfileobj(content, file)
+
+    atomic_write(target, write)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser(__doc__, ("run", "output", "network"))
+    parser.add_argument(
+        "--format", nargs="+", choices=["inference", "onnx"], default=["inference", "onnx"], help="what to write"
+    )
+    parser.set_defaults(output_dir=str(FOLDER / "output" / "export"))
+    options = parse_options_for_weights(argv, parser)
+    model = load_network(options)
+    inputs = simulated_inputs(CHECKED, options.input_size)
+    expected = dygraph_outputs(model, inputs)
+    target, names, engines = Path(options.output_dir), [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        if "inference" in options.format:
+            prefix = export_inference(model, options.input_size, Path(folder) / "inference")
+            engines["Paddle Inference, whole network"] = inference_engine(prefix, OUTPUTS, options.device)
+            names += ["inference.json", "inference.pdiparams"]
+        if "onnx" in options.format:
+            prefix = export_dense(model, options.input_size, Path(folder) / "dense")
+            export_onnx(prefix, Path(folder) / "model.onnx")
+            engines["ONNX Runtime, dense part"] = onnx_engine(Path(folder) / "model.onnx", DENSE_OUTPUTS)
+            names.append("model.onnx")
+        for name, engine in engines.items():
+            arrays = inputs.values() if "whole" in name else [inputs["images"]]
+            difference = largest_difference(engine(*arrays), expected)
+            print(f"{name}: largest relative difference to dygraph {difference:.2e} (limit {LIMIT:.0e})")
+            if not difference <= LIMIT:  # a NaN is no agreement either
+                print("nothing was written")
+                return 1
+        for name in names:
+            _move(Path(folder) / name, target / name)
+    network = {name: getattr(options, name) for name in NETWORK_OPTIONS}
+    atomic_write_text(target / "network.json", json.dumps(network, indent=1) + "\n")
+    print(f"wrote {', '.join([*names, 'network.json'])} to {target}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
