@@ -72,7 +72,7 @@ class Criterion:
         if dist.get_world_size() > 1:
             total = paddle.to_tensor([count], "float64")
             dist.all_reduce(total)
-            count = float(total) / dist.get_world_size()
+            count = total.item() / dist.get_world_size()
         return max(count, 1.0)
 
     def _check_targets(self, targets: list[dict]) -> None:
