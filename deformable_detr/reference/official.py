@@ -1,0 +1,223 @@
+"""An official checkout in the torch twin's place: `python align.py --reference DIR`.
+
+`load(DIR)` gives builders with the calls of `network` and `losses`; what they return runs the classes of
+fundamentalvision/Deformable-DETR. Put in here, from outside and at run time: torchvision, whose ResNet is the twin's;
+the checkout's own function in plain torch for its compiled operator, which has no CPU form (sheet 9.7); and other
+processes that hold targets. Its optimiser and schedule stand in the middle of its main program and cannot be called:
+the twin's take their place. Nothing is written to disk.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import sys
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+from shared import InputError
+
+import torch
+from torch import nn
+
+from . import resnet
+
+_WHERE = (
+    "git clone https://github.com/fundamentalvision/Deformable-DETR (commit "
+    "11169a60c33333af00a4849f1808023eba96a931) and give that folder"
+)
+_FILES = (
+    "main.py",
+    "util/misc.py",
+    "util/box_ops.py",
+    "models/__init__.py",
+    "models/backbone.py",
+    "models/deformable_detr.py",
+    "models/deformable_transformer.py",
+    "models/matcher.py",
+    "models/position_encoding.py",
+    "models/ops/modules/ms_deform_attn.py",
+    "models/ops/functions/ms_deform_attn_func.py",
+)
+_PACKAGES = ("models", "util", "torchvision", "MultiScaleDeformableAttention")
+
+
+class _LayerGetter(nn.ModuleDict):
+    """The children of a network up to the last one asked for; called, it answers {new name: output}."""
+
+    def __init__(self, model: nn.Module, return_layers: Mapping[str, str]):
+        wanted, kept = set(return_layers), OrderedDict()
+        for name, child in model.named_children():
+            kept[name] = child
+            wanted.discard(name)
+            if not wanted:
+                break
+        super().__init__(kept)
+        self.return_layers = dict(return_layers)
+
+    def forward(self, x):
+        found = OrderedDict()
+        for name, layer in self.items():
+            x = layer(x)
+            if name in self.return_layers:
+                found[self.return_layers[name]] = x
+        return found
+
+
+def _resnet(make, replace_stride_with_dilation, pretrained, norm_layer) -> resnet.ResNet:
+    """torchvision's call; weights come from a file later, so `pretrained` asks for nothing."""
+    return make(replace_stride_with_dilation, norm_layer)
+
+
+def _area(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _stand_ins() -> dict[str, ModuleType]:
+    """Modules that the checkout imports and that cannot be had here."""
+    modules = {
+        # of three characters, of which the checkout makes a number; from 0.7 on it asks for nothing else
+        "torchvision": {"__version__": "1.0"},
+        "torchvision.models": {name: partial(_resnet, make) for name, make in resnet.RESNETS.items()},
+        "torchvision.models._utils": {"IntermediateLayerGetter": _LayerGetter},
+        "torchvision.ops": {},
+        "torchvision.ops.boxes": {"box_area": _area},
+        "MultiScaleDeformableAttention": {},
+    }
+    made = {}
+    for name, attributes in modules.items():
+        made[name] = ModuleType(name)
+        made[name].__dict__.update(attributes)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(made[parent], child, made[name])
+    return made
+
+
+@contextmanager
+def _replaced(owner, **attributes) -> Iterator[None]:
+    kept = {name: getattr(owner, name) for name in attributes}
+    for name, value in attributes.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _imports_from(directory: Path) -> Iterator[None]:
+    """Imports find the checkout first. Its modules do not stay: some have the names of this folder's own."""
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES}
+    for name in ours:
+        del sys.modules[name]
+    sys.modules.update(_stand_ins())
+    sys.path.insert(0, str(directory))
+    try:
+        with _replaced(sys, dont_write_bytecode=True), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.path.remove(str(directory))
+        for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+
+
+@cache
+def _source(directory: Path) -> SimpleNamespace:
+    if not directory.is_dir():
+        raise InputError(f"--reference {directory}: no such folder; {_WHERE}")
+    for name in _FILES:
+        if not (directory / name).is_file():
+            raise InputError(f"--reference {directory}: not a Deformable-DETR checkout, {name} is missing; {_WHERE}")
+    try:
+        with _imports_from(directory):
+            detector = importlib.import_module("models.deformable_detr")
+            attention = importlib.import_module("models.ops.modules.ms_deform_attn")
+            plain = importlib.import_module("models.ops.functions.ms_deform_attn_func").ms_deform_attn_core_pytorch
+            misc = importlib.import_module("util.misc")
+
+        def operator(value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step):
+            return plain(value, spatial_shapes, sampling_locations, attention_weights)
+
+        attention.MSDeformAttnFunction = SimpleNamespace(apply=operator)
+        return SimpleNamespace(build=detector.build, module=detector, nested=misc.NestedTensor, operator=plain)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise InputError(f"--reference {directory}: its code is not the expected ({error}); {_WHERE}") from error
+
+
+def _built(source: SimpleNamespace, options: argparse.Namespace) -> tuple:
+    """The official network, criterion and post-processing for these options, on the CPU."""
+    for beyond, text in (
+        (options.backbone in ("resnet18", "resnet34"), f"--backbone {options.backbone}"),
+        (options.backbone_norm != "frozen", f"--backbone_norm {options.backbone_norm}"),
+        (options.num_classes != 91, f"--num_classes {options.num_classes}"),
+        (options.two_stage and options.hidden_dim != 256, f"--two_stage with --hidden_dim {options.hidden_dim}"),
+    ):
+        if beyond:
+            raise InputError(f"{text}: the official code cannot build it; leave out --reference or this option")
+    # what this folder's options lack: the masks of DETR, which cannot run there (sheet 2)
+    rest = {"dataset_file": "coco", "masks": False, "frozen_weights": None, "mask_loss_coef": 1, "dice_loss_coef": 1}
+    theirs = argparse.Namespace(**vars(options) | rest | {"device": "cpu"})
+    with contextlib.redirect_stdout(io.StringIO()):
+        return source.build(theirs)
+
+
+def _network(source: SimpleNamespace, options: argparse.Namespace) -> nn.Module:
+    """The official network, called like `network.ReferenceDeformableDETR`; its tensors keep their names."""
+    model, _, _ = _built(source, options)
+
+    class OfficialNetwork(type(model)):
+        def forward(self, images: torch.Tensor, mask: torch.Tensor) -> dict:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch.meshgrid, about a later torch
+                return super().forward(source.nested(images, mask))
+
+    model.__class__ = OfficialNetwork
+    return model
+
+
+class OfficialCriterion(nn.Module):
+    """The official losses, called like `losses.ReferenceCriterion`."""
+
+    def __init__(self, source: SimpleNamespace, options: argparse.Namespace):
+        super().__init__()
+        self.module = source.module
+        _, self.criterion, _ = _built(source, options)
+        self.matcher = self.criterion.matcher
+
+    def forward(self, outputs: Mapping, targets: Sequence[Mapping], elsewhere: Sequence[int] = ()) -> dict:
+        def gather(count: torch.Tensor) -> None:
+            count += sum(elsewhere)
+
+        replaced = {
+            "is_dist_avail_and_initialized": lambda: bool(elsewhere),
+            "get_world_size": lambda: 1 + len(elsewhere),
+        }
+        with _replaced(self.module, **replaced), _replaced(torch.distributed, all_reduce=gather):
+            terms = self.criterion(outputs, targets)
+        weights = self.criterion.weight_dict
+        return terms | {"loss": sum(weights[name] * terms[name] for name in terms if name in weights)}
+
+
+def load(directory: str | Path) -> SimpleNamespace:
+    """What runs the code of a checkout of fundamentalvision/Deformable-DETR in the twin's place.
+
+    build_reference, build_criterion, post_process and operator take what those of `network`, `losses` and `operator`
+    take. InputError where `directory` is no such checkout, and from the builders for options that the official code
+    does not know.
+    """
+    source = _source(Path(directory).resolve())
+    return SimpleNamespace(
+        build_reference=partial(_network, source),
+        build_criterion=partial(OfficialCriterion, source),
+        post_process=source.module.PostProcess(),
+        operator=source.operator,
+    )
