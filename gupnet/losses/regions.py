@@ -2,7 +2,6 @@
 
 import paddle
 from constants import HEADING_BINS
-from paddle.nn import functional as F
 
 #: the code's constant, not the square root of 2
 ROOT_2 = 1.4142
@@ -29,5 +28,6 @@ def heading(prediction, bins, residuals):
     """[M, 24], [M] int64, [M] -> [M]: cross-entropy of the bins, and absolute error of the true bin's residual."""
     scores, offsets = prediction[:, :HEADING_BINS], prediction[:, HEADING_BINS:]
     chosen = paddle.take_along_axis(offsets, bins.unsqueeze(1), 1).squeeze(1)
-    entropy = F.cross_entropy(scores, bins, reduction="none").reshape([-1])
+    # not F.cross_entropy: Paddle's cuts it off at 64
+    entropy = paddle.logsumexp(scores, 1) - paddle.take_along_axis(scores, bins.unsqueeze(1), 1).squeeze(1)
     return entropy + (chosen - residuals).abs()

@@ -1,0 +1,87 @@
+"""torch's own optimisers, the reference's schedule and hierarchical task learning, from the fact sheet (5.1 and 6)."""
+
+import argparse
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .losses import TERMS
+
+_SIZES = ("size2d_loss", "offset2d_loss")
+PRE_TASKS = {
+    "offset3d_loss": _SIZES,
+    "size3d_loss": _SIZES,
+    "heading_loss": _SIZES,
+    "depth_loss": (*_SIZES, "size3d_loss"),
+}
+WINDOW = 5
+WARMUP_EPOCHS, WARMUP_START = 5, 1e-5
+
+
+def parameter_groups(model: nn.Module, options: argparse.Namespace) -> list[dict]:
+    """Biases without decay, then everything else with it: {"params", "names", "weight_decay"} each."""
+    groups = []
+    for biases in (True, False):
+        own = [(name, p) for name, p in model.named_parameters() if ("bias" in name) is biases]
+        names, parameters = [name for name, _ in own], [p for _, p in own]
+        groups.append({"params": parameters, "names": names, "weight_decay": 0 if biases else options.weight_decay})
+    return groups
+
+
+def build_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """Adam, or SGD with momentum 0.9; the decay is added to the gradient."""
+    groups = [{key: group[key] for key in ("params", "weight_decay")} for group in parameter_groups(model, options)]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.lr, momentum=0.9)
+    return torch.optim.Adam(groups, lr=options.lr)
+
+
+def learning_rate(epoch: int, options: argparse.Namespace) -> float:
+    """The rate of `epoch` (0-based): cosine warm-up, then drops counted from its end or from the first epoch."""
+    if options.warmup and epoch < WARMUP_EPOCHS:
+        risen = (1 - math.cos(math.pi * epoch / WARMUP_EPOCHS)) / 2
+        return WARMUP_START + (options.lr - WARMUP_START) * risen
+    counted = epoch - (WARMUP_EPOCHS if options.warmup and options.decay_start == "warmup_end" else 0)
+    return options.lr * options.decay_rate ** sum(counted >= drop for drop in options.decay_list)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, epoch: int, options: argparse.Namespace) -> float:
+    rate = learning_rate(epoch, options)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def rates(options: argparse.Namespace) -> list[float]:
+    """Of every epoch."""
+    return [learning_rate(epoch, options) for epoch in range(options.max_epoch)]
+
+
+class HierarchicalTaskLearning:
+    """Weights of the terms before each epoch, from the losses of the epochs before (paper 3.4, sheet 5.1).
+
+    `compute_weight` is called once an epoch with {term: mean loss of the epoch before}, in order; it computes in the
+    losses' dtype, float32 in the reference.
+    """
+
+    def __init__(self, max_epoch: int = 140, dtype: torch.dtype = torch.float32):
+        self.max_epoch, self.dtype = max_epoch, dtype
+        self.past: list[torch.Tensor] = []
+        self.first_trend: torch.Tensor | None = None
+
+    def compute_weight(self, losses: Mapping[str, float], epoch: int) -> dict[str, float]:
+        weights = {term: 0.0 if term in PRE_TASKS else 1.0 for term in TERMS}
+        if len(self.past) == WINDOW:
+            window = torch.stack(self.past)
+            trend = (window[:-2] - window[2:]).mean(0)
+            if self.first_trend is None:
+                self.first_trend = trend
+            settled = dict(zip(TERMS, 1 - (trend / self.first_trend).relu(), strict=True))
+            progress = min((epoch - WINDOW) / (self.max_epoch - WINDOW), 1.0)
+            for term, before in PRE_TASKS.items():
+                weights[term] = float(progress ** (1 - math.prod(settled[task] for task in before)))
+            self.past.pop(0)
+        self.past.append(torch.tensor([float(losses[term]) for term in TERMS], dtype=self.dtype))
+        return weights
