@@ -21,8 +21,8 @@ class Labelled(NamedTuple):
 
 
 def colour_of(category: int) -> tuple[int, int, int]:
-    """A strong colour for each category; neighbouring ids are far apart."""
-    hue, kind = category * 0.618034 % 1, category % 3
+    """A strong colour for each category; those of neighbouring ids, and of the mini data's, are far apart."""
+    hue, kind = category * 0.2328 % 1, category % 3
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.65, 0.95)[kind], (0.95, 1.0, 0.75)[kind])
     return round(255 * red), round(255 * green), round(255 * blue)
 

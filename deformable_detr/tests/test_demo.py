@@ -16,6 +16,7 @@ import pytest
 from data_sets import lay_out
 from datasets import collate, read_annotations, transforms
 from datasets.annotations import index
+from datasets.things import KINDS
 from drawing import Labelled, colour_of, draw_boxes, side_by_side
 from models import build_model
 from options import parse_options
@@ -135,6 +136,8 @@ def test_labels_are_written_in_ink_that_can_be_read():
         chip = np.asarray(drawn, float)[170:200, 100:260]
         assert (np.abs(chip - ink).max(2) < 8).sum() > 100  # the letters
     assert len({colour_of(category) for category in range(91)}) == 91
+    drawn = [np.array(colour_of(kind.category_id), float) for kind in KINDS]  # of the mini data
+    assert min(np.abs(one - two).max() for n, one in enumerate(drawn) for two in drawn[:n]) > 60
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7), (190, 150), (1280, 720)])
