@@ -5,7 +5,6 @@ import math
 
 import paddle
 from paddle import nn
-from paddle.nn import functional as F
 
 from .backbone import Backbone
 from .layers import MLP, linear
@@ -89,12 +88,10 @@ class DeformableDETR(nn.Layer):
         queries = None if self.transformer.two_stage else self.query_embed.weight
         found = self.transformer(sources, paddings, positions, queries)
         references = [found["initial_reference"], *found["references"][:-1]]
-        layers = [
-            {"pred_logits": classify(state), "pred_boxes": refine(regress(state), reference)}
-            for classify, regress, state, reference in zip(
-                self.class_embed, self.bbox_embed, found["states"], references, strict=False
-            )
-        ]
+        layers = []
+        for index, state in enumerate(found["states"]):
+            boxes = refine(self.bbox_embed[index](state), references[index])
+            layers.append({"pred_logits": self.class_embed[index](state), "pred_boxes": boxes})
         outputs = dict(layers[-1])
         if self.aux_loss:
             outputs["aux_outputs"] = layers[:-1]
@@ -112,8 +109,9 @@ def _projection(inputs: int, width: int, kernel: int, stride: int) -> nn.Sequent
 
 def resize_mask(mask, size):
     """bool [N, H, W] -> bool [N, h, w]: the top left pixel of each cell."""
-    resized = F.interpolate(mask.unsqueeze(1).astype("float32"), size=list(size), mode="nearest")
-    return resized.squeeze(1) > 0.5
+    for axis, cells in zip((1, 2), size):  # noqa: B905 (a static graph is made of this, without zip's `strict`)
+        mask = mask.index_select(paddle.arange(cells) * mask.shape[axis] // cells, axis)
+    return mask
 
 
 def build_model(options: argparse.Namespace) -> DeformableDETR:

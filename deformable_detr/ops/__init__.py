@@ -11,6 +11,7 @@ import warnings
 
 import paddle
 from paddle import _C_ops
+from paddle.framework import in_dynamic_mode
 
 from . import build, checks, pure_paddle
 
@@ -27,6 +28,7 @@ def set_implementation(name: str) -> None:
     _state.update(wanted=name, used=None)
 
 
+@paddle.jit.not_to_static
 def implementation() -> str:
     """Which of "compiled" and "paddle" calls run; compiles when need be.
 
@@ -67,7 +69,8 @@ def ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations,
     attention_weights: [N, Q, M, L, P]. Returns [N, Q, M * D]; gradients for value, locations and weights.
     Raises TypeError for wrong or mixed types, ValueError for shapes that do not belong together.
     """
-    checks.check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    if in_dynamic_mode():  # an exported graph's operator looks when it runs
+        checks.check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     floats, dtype = (value, sampling_locations, attention_weights), value.dtype
     half = (paddle.float16, paddle.bfloat16)
     if any(tensor.dtype in half for tensor in floats):

@@ -1,17 +1,13 @@
 """What is wrong with the operator's inputs, in one line."""
 
 import paddle
-from paddle.framework import in_dynamic_mode
 
 FLOATS = (paddle.float32, paddle.float64, paddle.float16, paddle.bfloat16)
 HALF = (paddle.float16, paddle.bfloat16)
 
 
 def check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights) -> None:
-    """TypeError or ValueError where these are no inputs of `ops.ms_deform_attn`.
-
-    While a static graph is made, unknown sizes (-1) are taken as right, and the levels' sizes are not looked at.
-    """
+    """TypeError or ValueError where these are no inputs of `ops.ms_deform_attn`."""
     floats = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
     indices = {"spatial_shapes": spatial_shapes, "level_start_index": level_start_index}
     for name, tensor in floats.items():
@@ -30,7 +26,7 @@ def check(value, spatial_shapes, level_start_index, sampling_locations, attentio
     _fit("spatial_shapes", spatial_shapes, "L 2", sizes)
     _fit("level_start_index", level_start_index, "L", sizes)
     # on a GPU, reading them would wait for it; there the operator itself looks
-    if in_dynamic_mode() and spatial_shapes.place.is_cpu_place() and level_start_index.place.is_cpu_place():
+    if spatial_shapes.place.is_cpu_place() and level_start_index.place.is_cpu_place():
         _check_levels(spatial_shapes.tolist(), level_start_index.tolist(), value.shape[1])
 
 
@@ -44,9 +40,9 @@ def _fit(name: str, tensor, axes: str, sizes: dict[str, int]) -> None:
     wanted = [int(axis) if axis.isdigit() else sizes.get(axis, axis) for axis in axes]
     fits = len(shape) == len(axes)
     for axis, want, size in zip(axes, wanted, shape, strict=False):
-        if isinstance(want, int) and want >= 0 and size >= 0:
+        if isinstance(want, int):
             fits = fits and size == want
-        elif size >= 0:
+        else:
             sizes[axis] = size
     if not fits:
         raise ValueError(f"ms_deform_attn: {name} has shape {shape}, wanted [{', '.join(map(str, wanted))}]")
