@@ -8,6 +8,8 @@ the compiled one and falls back to the other where it cannot be made, with one w
 import os
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import paddle
 from paddle import _C_ops
@@ -26,6 +28,17 @@ def set_implementation(name: str) -> None:
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation {name!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
     _state.update(wanted=name, used=None)
+
+
+@contextmanager
+def temporarily(name: str) -> Iterator[None]:
+    """`set_implementation` for a while."""
+    before = _state["wanted"]
+    set_implementation(name)
+    try:
+        yield
+    finally:
+        set_implementation(before)
 
 
 @paddle.jit.not_to_static
@@ -79,5 +92,8 @@ def ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations,
         inputs = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
         output = _C_ops._run_custom_op("ms_deform_attn", *inputs)[0]
     else:
-        output = pure_paddle.ms_deform_attn(value, spatial_shapes.tolist(), sampling_locations, attention_weights)
+        # in a static graph they are tensors: it serves every picture size
+        levels = range(spatial_shapes.shape[0])
+        shapes = spatial_shapes.tolist() if in_dynamic_mode() else [spatial_shapes[level] for level in levels]
+        output = pure_paddle.ms_deform_attn(value, shapes, sampling_locations, attention_weights)
     return output.astype(dtype)
