@@ -43,7 +43,9 @@ class Learner:
         self.weights: dict[str, float] = {}
         self.sums = dict.fromkeys(TERMS, 0.0)  # of the unweighted losses of this pass
         self.batches = 0  # of this pass
-        self._parallel = None
+        if self.world > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set the weights of the losses, by the means of the pass before, and the learning rate."""
@@ -59,30 +61,45 @@ class Learner:
         """Losses of a batch of the first pass: norms' statistics move, nothing else does."""
         self.model.train()
         with paddle.no_grad():
-            terms = self._losses(self.model, batch, {})
+            terms = self._losses(batch, {})
         return self._add_up(terms)
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """One update. Returns the losses, unweighted, and `loss`, their weighted sum; Diverged if one is not finite."""
         self.model.train()
-        if self._parallel is None:
-            # a process whose batch has no object leaves the heads of regions out
-            several = self.world > 1
-            self._parallel = paddle.DataParallel(self.model, find_unused_parameters=True) if several else self.model
-        terms = self._losses(self._parallel, batch, self.weights)
+        terms = self._losses(batch, self.weights)
         values = self._add_up(terms)
-        # DataParallel takes the mean of the processes' gradients, and the terms are parts of a sum
-        self.scaler.scale(terms["loss"] * self.world).backward()
+        self.scaler.scale(terms["loss"]).backward()
+        if self.world > 1:
+            self._sum_gradients()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # not set to 0: a parameter that the next batch does not reach must look the same after a resume
         self.optimizer.clear_grad(set_to_zero=False)
         return values
 
-    def _losses(self, model, batch: Batch, weights: dict) -> dict:
+    @paddle.no_grad()
+    def _sum_gradients(self) -> None:
+        """Give every process the sum of all gradients; what no process reached stays without one.
+
+        Not `paddle.DataParallel`: it sends gradients while the backward pass runs, where they cross with the sums of
+        synchronised norms, and a process whose batch has no object does not reach the regions' heads.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if not parameter.stop_gradient]
+        dtype = self.model.mean_size.dtype
+        reached = paddle.to_tensor([parameter.grad is not None for parameter in parameters]).astype("int32")
+        dist.all_reduce(reached, op=dist.ReduceOp.MAX)
+        parameters = [parameter for parameter, yes in zip(parameters, reached.tolist(), strict=True) if yes]
+        gradients = [p.grad if p.grad is not None else paddle.zeros(p.shape, dtype) for p in parameters]
+        total = paddle.concat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(total)
+        for parameter, part in zip(parameters, total.split([p.size for p in parameters]), strict=True):
+            parameter.grad = part.reshape(parameter.shape)
+
+    def _losses(self, batch: Batch, weights: dict) -> dict:
         options = self.options
         with paddle.amp.auto_cast(enable=options.amp, dtype="float16" if options.device == "gpu" else "bfloat16"):
-            outputs = model(batch.images, batch.coord_ranges, batch.calibs, batch.targets, mode="train")
+            outputs = self.model(batch.images, batch.coord_ranges, batch.calibs, batch.targets, mode="train")
         if options.amp:
             outputs = {name: value.astype("float32") for name, value in outputs.items() if name != "train_tag"}
         counts = self.criterion.counts(batch.targets)

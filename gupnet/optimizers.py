@@ -33,8 +33,12 @@ class EpochSchedule(schedules.LRScheduler):
 
 
 def parameter_groups(model: nn.Layer, weight_decay: float) -> list[dict]:
-    """Biases, which do not decay, and everything else: norms' scales and the frozen mean sizes are there too."""
-    named = dict(model.named_parameters())
+    """Biases, which do not decay, and everything else: norms' scales and the frozen mean sizes are there too.
+
+    Norms' statistics, which Paddle counts among a layer's parameters, are in neither.
+    """
+    statistics = ("._mean", "._variance")
+    named = {name: value for name, value in model.named_parameters() if not name.endswith(statistics)}
     return [
         {"params": [p for name, p in named.items() if "bias" in name], "weight_decay": 0.0},
         {"params": [p for name, p in named.items() if "bias" not in name], "weight_decay": weight_decay},

@@ -67,23 +67,20 @@ class Criterion:
         return terms | {"loss": sum(terms[name] * weights.get(name, 1.0) for name in TERMS)}
 
     def _of_objects(self, outputs: dict, targets: dict) -> dict:
-        """{term: one value for each object}; where there is none, one zero that the outputs' gradients still reach."""
+        """{term: one value for each object}; where there is none, one zero that the outputs' gradients still reach.
+
+        The same operations then run on the first slot: with several processes their graphs must be alike.
+        """
         objects = labelled_objects(targets)
-        if not objects.cells.shape[0]:
-            used = {
-                "offset2d_loss": outputs["offset_2d"],
-                "size2d_loss": outputs["size_2d"],
-                "depth_loss": outputs["depth"],
-                "offset3d_loss": outputs["offset_3d"],
-                "size3d_loss": paddle.concat([outputs["size_3d"], outputs["h3d_log_variance"]], 1),
-                "heading_loss": outputs["heading"],
-            }
-            return {name: (value * 0).sum() for name, value in used.items()}
         slots = paddle.nonzero(targets["mask_2d"].astype("bool"))
+        found = slots.shape[0] > 0
+        if not found:
+            one = paddle.zeros([1], "int64")
+            objects, slots = objects._replace(images=one, cells=one, classes=one), paddle.zeros([1, 2], "int64")
         true = {name: paddle.gather_nd(targets[name], slots).astype(outputs["heatmap"].dtype) for name in _OF_SLOTS}
         bins = paddle.gather_nd(targets["heading_bin"], slots).astype("int64")
         depth, log_variance = outputs["depth"][:, 0], outputs["depth"][:, 1]
-        return {
+        values = {
             "offset2d_loss": regions.l1(at_cells(outputs["offset_2d"], objects), true["offset_2d"]),
             "size2d_loss": regions.l1(at_cells(outputs["size_2d"], objects), true["size_2d"]),
             "depth_loss": regions.laplace(depth, true["depth"][:, 0], log_variance),
@@ -91,3 +88,4 @@ class Criterion:
             "size3d_loss": regions.size_3d(outputs["size_3d"], true["size_3d"], outputs["h3d_log_variance"][:, 0]),
             "heading_loss": regions.heading(outputs["heading"], bins[:, 0], true["heading_res"][:, 0]),
         }
+        return {name: value * float(found) for name, value in values.items()}

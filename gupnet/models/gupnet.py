@@ -73,8 +73,8 @@ class GUPNet(nn.Layer):
         if not found:
             objects = _stand_in(objects)
         result = self.describe(features, outputs, objects, coord_ranges, calibs, found)
-        if not found:
-            result = {name: value * 0 for name, value in result.items()}
+        if self._norms_wait():
+            result = {name: value * float(found) for name, value in result.items()}
         return result | {"train_tag": paddle.full([result["depth"].shape[0]], found, "bool")}
 
     def describe(self, features, outputs: dict, objects: regions.Objects, coord_ranges, calibs, counts: bool = True):

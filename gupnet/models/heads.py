@@ -43,7 +43,7 @@ class RoIHead(nn.Sequential):
             conv(WIDTH, outputs, 1, initial=xavier, bias=_ZERO),
         )
 
-    def forward(self, regions, counts: bool = True):
-        """[M, inputs, 7, 7] -> [M, outputs]. `counts`: as BatchNorm2D has it."""
-        x = F.relu(self[1](self[0](regions), counts))
+    def forward(self, regions, share: float = 1.0):
+        """[M, inputs, 7, 7] -> [M, outputs]. `share`: as BatchNorm2D has it."""
+        x = F.relu(self[1](self[0](regions), share))
         return paddle.flatten(self[4](self[3](x)), 1)

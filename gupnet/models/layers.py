@@ -36,13 +36,17 @@ class BatchNorm2D(nn.BatchNorm2D):
 
     synchronise = False
 
-    def forward(self, x, counts: bool = True):
-        """Normalise x. `counts` false: its rows stand for nothing and stay out of the statistics of all processes."""
+    def forward(self, x, share: float | None = None):
+        """Normalise x. `share` 0: its rows stand for nothing and stay out of the statistics of all processes.
+
+        None and 1 mean the same; a layer that ever gets 0 is always given a number, so that the processes' graphs are
+        alike and their sums meet in the same order.
+        """
         if not self.training:
             return F.batch_norm(x, self._mean, self._variance, self.weight, self.bias, epsilon=self._epsilon)
         count = x.shape[0] * x.shape[2] * x.shape[3]
         if self.synchronise and dist.is_initialized() and dist.get_world_size() > 1:
-            return self._forward_synchronised(x, count if counts else 0)
+            return self._forward_synchronised(x, count, share)
         if count == 1:
             raise ValueError(f"batch norm in training needs more than one value per channel, got input {x.shape}")
         # with momentum 0 the operator leaves the batch's own statistics in the two tensors that it is given
@@ -58,16 +62,20 @@ class BatchNorm2D(nn.BatchNorm2D):
         paddle.assign(keep * self._mean + take * mean, self._mean)
         paddle.assign(keep * self._variance + take * unbiased_variance, self._variance)
 
-    def _forward_synchronised(self, x, count: int):
+    def _forward_synchronised(self, x, count: int, share: float | None):
         """The same from primitive operations, each sum taken over all processes."""
         x = x.astype(self._mean.dtype)  # half precision under --amp
-        counted = x if count else x * 0
-        total = _SumOverProcesses.apply(paddle.concat([counted.sum([0, 2, 3]), paddle.full([1], count, x.dtype)]))
+
+        def own_sum(values):
+            total = values.sum([0, 2, 3])
+            return total if share is None else total * share
+
+        count = count if share is None else count * share
+        total = _SumOverProcesses.apply(paddle.concat([own_sum(x), paddle.full([1], count, x.dtype)]))
         n = total[-1].detach().clip(min=2)  # no row in any process: nothing of this comes to use
         mean = (total[:-1] / n).reshape([1, -1, 1, 1])
         centred = x - mean
-        squares = centred * centred if count else centred * 0
-        variance = _SumOverProcesses.apply(squares.sum([0, 2, 3])) / n
+        variance = _SumOverProcesses.apply(own_sum(centred * centred)) / n
         out = centred * paddle.rsqrt(variance + self._epsilon).reshape([1, -1, 1, 1])
         if float(total[-1]) > 1:
             self._update_statistics(mean.flatten(), variance * (n / (n - 1)))

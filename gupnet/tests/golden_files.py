@@ -41,9 +41,13 @@ def below(part: str, prefix: str) -> dict[str, np.ndarray]:
 
 
 def formula_weights(part: str) -> dict[str, np.ndarray]:
-    """The official state dict {name: float32 array} that the figures of `part` were made from."""
+    """The official state dict {name: float32 array} that the figures of `part` were made from.
+
+    The slimmed files keep the overrides, which are the same for all, with "model" alone.
+    """
     figures = golden(part)
-    return formula_state(SHAPES, int(figures["meta/seed"]), float(figures["meta/gain"]), below(part, "override/"))
+    overrides = below(part, "override/") or below("model", "override/")
+    return formula_state(SHAPES, int(figures["meta/seed"]), float(figures["meta/gain"]), overrides)
 
 
 def image_of(part: str, name: str | None = None) -> np.ndarray:
