@@ -22,7 +22,7 @@ import paddle.distributed as dist
 from datasets import CocoDetection, EpochBatchSampler, build_dataset, build_loader, read_annotations, split_paths
 from inference import NO_WEIGHTS, Predictor, build_predictor, detect, load_network, parse_for_weights
 from metrics import CocoMetrics, detection_rows, evaluate_detections, merge, read_results, to_results
-from options import build_parser
+from options import build_parser, parse_options
 from tqdm import tqdm
 
 
@@ -89,10 +89,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     group.add_argument("--output", default=None, metavar="JSON", help="also write the metrics to this file")
     text = "also write the detections to this file, as COCO's server takes them"
     group.add_argument("--save_results", "--save-results", default=None, metavar="JSON", help=text)
-    options = parse_for_weights(argv, parser, required=False)
-    if bool(options.weights) == bool(options.results):
+    given = parse_options(argv, parser)
+    if bool(given.weights) == bool(given.results):
         both = "--weights and --results exclude each other; give one of them"
-        raise InputError(both if options.weights else f"{NO_WEIGHTS}, or --results")
+        raise InputError(both if given.weights else f"{NO_WEIGHTS}, or --results")
+    options = parse_for_weights(argv, parser, required=False)
 
     if options.results:
         coco = read_annotations(split_paths(options.data_path, options.split)[1])
