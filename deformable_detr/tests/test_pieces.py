@@ -305,7 +305,7 @@ def test_first_values(file, variant):
         assert abs(array.std() - std) <= 2 * noise, name
         if "query_embed" not in name and "level_embed" not in name:  # uniform: the ends say the bound
             assert array.min() >= low - 0.1 * abs(low) and array.max() <= high + 0.1 * high, name
-    assert compared > 100
+    assert compared >= 20
     for part in ("encoder", "decoder"):
         biases = [tensors[f"transformer.{part}.layers.{k}.linear1.bias"] for k in range(6)]
         assert all(np.array_equal(bias, biases[0]) for bias in biases)
