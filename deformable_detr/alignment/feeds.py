@@ -13,8 +13,9 @@ from options import NETWORK_OPTIONS, parse_options
 
 SEED = 2026
 BATCH = 2
-#: pictures of the drawn networks, and those of real weights
-SIZE, REAL_SIZE = "--val_size 128 --max_size 192", "--val_size 320 --max_size 533"
+#: pictures of the drawn networks, of those that take steps, and of real weights
+SIZE, STEP_SIZE = "--val_size 96 --max_size 144", "--val_size 64 --max_size 96"
+REAL_SIZE = "--val_size 320 --max_size 533"
 #: the networks of stages 1 and 3: the five of the paper, learned encodings, and one to train from scratch
 NETWORKS = {
     "base": "",
@@ -32,12 +33,12 @@ NETWORKS = {
 TRAINED = ("base", "two_stage")
 STEPPED = {
     "base": "--enc_layers 2 --dec_layers 3 --num_queries 60",
-    "two_stage": "--with_box_refine --two_stage --enc_layers 2 --dec_layers 2 --num_queries 40",
+    "two_stage": "--with_box_refine --two_stage --enc_layers 2 --dec_layers 2 --num_queries 30",
 }
 OPTIMISER_STEPS = 10
 # small steps: Adam's first moves every weight by the rate whatever its gradient, the sign of a rounding error included
 OPTIMISER_RATES = "--lr 1e-5 --lr_backbone 1e-6"
-BATCH_CANDIDATES = 4
+BATCH_CANDIDATES = 3
 
 #: name, split, options, samples: those of stage 2
 DATA_CASES = (
@@ -80,8 +81,9 @@ def stepped(context: Context) -> Iterator[tuple[str, argparse.Namespace]]:
     if context.options.weights:
         yield "weights", network_options(context, "weights", OPTIMISER_RATES)
         return
+    same = f"{STEP_SIZE} {OPTIMISER_RATES} --dropout 0"
     for name, argv in STEPPED.items():
-        yield f"{name}_steps", parse_options([*SIZE.split(), *argv.split(), "--dropout", "0", *OPTIMISER_RATES.split()])
+        yield f"{name}_steps", parse_options([*same.split(), *argv.split()])
 
 
 def weights_file(context: Context, name: str) -> Path:

@@ -46,16 +46,21 @@ def prepare(context: Context) -> None:
         from datasets.mini import ensure_mini
 
         ensure_mini()
-    stages = context.options.stage
+    stages = set(context.options.stage)
     if "train" in stages:
         prepare_training(context)
+    wanted, chosen = [], []
+    if {"forward", "backward"} & stages:
+        chosen += feeds.networks(context, feeds.TRAINED)
+    if "backward" in stages:
+        chosen += feeds.stepped(context)
+    if {"structure", "forward"} & stages:
+        wanted += feeds.networks(context)
     if not context.options.weights:
-        drawn = [*feeds.networks(context), *feeds.stepped(context)]
-        for name, options in drawn:
+        for name, options in dict([*wanted, *chosen]).items():
             draw_weights(context, options, name)
-    if {"forward", "backward"} & set(stages):
-        for name, options in [*feeds.networks(context, feeds.TRAINED), *feeds.stepped(context)]:
-            choose_batch(context, name, options)
+    for name, options in chosen:
+        choose_batch(context, name, options)
 
 
 def _loaded(context: Context, code: SimpleNamespace, name: str, options: argparse.Namespace) -> torch.nn.Module:
