@@ -12,7 +12,7 @@ import paddle
 import paddle.distributed as dist
 from datasets import Batch
 from losses import TERMS, Counts, HierarchicalTaskLearning, build_criterion
-from models import GUPNet, use_synchronised_batch_norm
+from models import BrokenBoxes, GUPNet, use_synchronised_batch_norm
 from optimizers import EpochSchedule, build_optimizer
 
 
@@ -98,8 +98,12 @@ class Learner:
 
     def _losses(self, batch: Batch, weights: dict) -> dict:
         options = self.options
-        with paddle.amp.auto_cast(enable=options.amp, dtype="float16" if options.device == "gpu" else "bfloat16"):
-            outputs = self.model(batch.images, batch.coord_ranges, batch.calibs, batch.targets, mode="train")
+        dtype = "float16" if options.device == "gpu" else "bfloat16"
+        try:
+            with paddle.amp.auto_cast(enable=options.amp, dtype=dtype):
+                outputs = self.model(batch.images, batch.coord_ranges, batch.calibs, batch.targets, mode="train")
+        except BrokenBoxes as error:
+            raise Diverged("the boxes of offset2d_loss and size2d_loss") from error
         if options.amp:
             outputs = {name: value.astype("float32") for name, value in outputs.items() if name != "train_tag"}
         counts = self.criterion.counts(batch.targets)

@@ -57,7 +57,7 @@ class HierarchicalTaskLearning:
             first = self.first_fall[task]
             # a loss that did not change at all: the reference divides by 0 and gets NaN
             ratio = fall[task] / first if first else float("nan")
-            product *= 1 - max(0.0, ratio)
+            product *= 1.0 if ratio <= 0 else 1 - ratio
         return product
 
     def state_dict(self) -> dict:
@@ -72,4 +72,4 @@ class HierarchicalTaskLearning:
 
 def _power(progress: float, exponent: float) -> float:
     """progress^exponent; 0 to a negative power is infinite, as in the reference's tensors."""
-    return progress**exponent if progress or exponent >= 0 else float("inf")
+    return float("inf") if progress == 0 and exponent < 0 else progress**exponent

@@ -4,8 +4,10 @@ from .dla import DLA34
 from .gupnet import GUPNet, build_model
 from .layers import use_synchronised_batch_norm
 from .peaks import Peaks, find_peaks, local_maxima, probabilities
+from .regions import BrokenBoxes
 
 __all__ = [
+    "BrokenBoxes",
     "DLA34",
     "GUPNet",
     "Peaks",

@@ -2,11 +2,19 @@
 
 from typing import NamedTuple
 
+from shared import InputError
+
 import paddle
 from paddle.nn import functional as F
 from paddle.vision.ops import roi_align
 
 SIZE = 7
+#: cells from which on a box's border is a sign of broken weights; RoIAlign would not come to an end
+FARTHEST = 1e4
+
+
+class BrokenBoxes(InputError):
+    """The network predicts boxes that no image has."""
 
 
 class Objects(NamedTuple):
@@ -50,11 +58,20 @@ def at_cells(maps, objects: Objects):
 
 
 def boxes_of(offset_2d, size_2d, objects: Objects):
-    """[M, 4], the predicted boxes x1, y1, x2, y2 in cells: not cut at the border, and of any sign of their size."""
+    """[M, 4], the predicted boxes x1, y1, x2, y2 in cells: not cut at the border, and of any sign of their size.
+
+    BrokenBoxes where one is no finite number, or farther away than any image is wide (outside of static graphs).
+    """
     width = offset_2d.shape[3]
     cell = paddle.stack([objects.cells % width, objects.cells // width], 1).astype(offset_2d.dtype)
     centre, half = cell + at_cells(offset_2d, objects), at_cells(size_2d, objects) / 2
-    return paddle.concat([centre - half, centre + half], 1)
+    boxes = paddle.concat([centre - half, centre + half], 1)
+    if paddle.in_dynamic_mode() and not bool((boxes.detach().abs() < FARTHEST).all()):
+        raise BrokenBoxes(
+            "the network predicts boxes that no image has: its weights are damaged, or its training diverged; give "
+            "other weights"
+        )
+    return boxes
 
 
 def in_image(boxes, coord_ranges, map_size: tuple[int, int]):
