@@ -33,6 +33,7 @@ def decode(dets: np.ndarray, ratio: Sequence[float], p2: np.ndarray, threshold: 
     """[50, 36] of one picture -> rows of 14: class, alpha, box, h, w, l, x, y, z, ry, score."""
     found = []
     fu, fv, cu, cv = (float(p2[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    tx, ty = (float(p2[axis, 3] / -p2[axis, axis]) for axis in (0, 1))  # in the camera's float32
     for row in dets:
         if row[1] < threshold:
             continue
@@ -45,7 +46,7 @@ def decode(dets: np.ndarray, ratio: Sequence[float], p2: np.ndarray, threshold: 
         alpha = best * 2 * math.pi / BINS + float(row[7 + BINS + best])
         alpha = alpha - 2 * math.pi if alpha > math.pi else alpha
         depth, u, v = float(row[6]), float(row[34]) * ratio[0], float(row[35]) * ratio[1]
-        at = [(u - cu) * depth / fu - float(p2[0, 3]) / fu, (v - cv) * depth / fv - float(p2[1, 3]) / fv, depth]
+        at = [(u - cu) * depth / fu + tx, (v - cv) * depth / fv + ty, depth]
         at[1] += float(size[0]) / 2
         ry = wrapped(alpha + math.atan2(x - cu, fu))
         box = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]

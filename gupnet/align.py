@@ -1,0 +1,16 @@
+"""The seven alignment stages: this folder's network against its torch twin, or against an official checkout.
+
+    python align.py                                     all stages, both dtypes, on drawn weights
+    python align.py --stage forward --dtype float64
+    python align.py --reference GUPNET --stage structure data forward loss backward
+    python align.py --weights checkpoint_epoch_140.pth --data_path KITTI
+
+Exit status: 0 all passed, 1 a stage differs, 2 bad usage.
+"""
+
+from pathlib import Path
+
+from shared import run, stages
+
+if __name__ == "__main__":
+    run(lambda: stages.main(Path(__file__).resolve().parent, __doc__))

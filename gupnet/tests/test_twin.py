@@ -1,0 +1,421 @@
+"""The torch twin against figures of the official code (fact sheet 9). Limits are the sheet's, or tighter.
+
+`suffix` is "" for the official code's float32 run and "64" for its float64 run.
+"""
+
+import json
+from functools import cache, partial
+
+from shared import InputError
+
+import golden_files
+import numpy as np
+import pytest
+import torch
+from golden_files import SHAPES, below, close, formula_weights, golden, image_of, near
+from options import parse_options
+from PIL import Image
+from reference import data, dla, evaluation, losses, network, official, roi, training
+from reference.losses import TERMS
+
+per_dtype = pytest.mark.parametrize(
+    ("dtype", "suffix"), [pytest.param("float32", "", id="float32"), pytest.param("float64", "64", id="float64")]
+)
+STRIDES = (16, 8, 4, 2, 1, 1)  # of the slices of levels 0 to 5
+
+
+state = cache(partial(formula_weights, "model"))
+
+
+def tensors(arrays: dict[str, np.ndarray], dtype: str) -> dict[str, torch.Tensor]:
+    """Floats in `dtype`, the rest as it is; without text."""
+    return {
+        name: torch.from_numpy(array.astype(dtype) if array.dtype.kind == "f" else array)
+        for name, array in arrays.items()
+        if array.dtype.kind != "U"
+    }
+
+
+def twin(dtype: str) -> torch.nn.Module:
+    """The network that the figures of "model" were made with."""
+    with torch.device("meta"):  # without drawing weights first
+        model = network.build_reference(parse_options([]))
+    model.load_state_dict({name: torch.tensor(array) for name, array in state().items()}, assign=True)
+    model.mean_size.requires_grad_(False)
+    return model.to(getattr(torch, dtype))
+
+
+def inputs(dtype: str, part: str = "model", image: str | None = None, prefix: str = "input/") -> dict:
+    given = tensors(below(part, prefix), dtype)
+    wanted = {name.removeprefix("targets/"): value for name, value in given.items() if name.startswith("targets/")}
+    images = torch.from_numpy(image_of(part, image).astype(dtype))
+    return {name: given[name] for name in ("calibs", "coord_ranges")} | {"images": images, "targets": wanted}
+
+
+def check_outputs(prefix: str, suffix: str, found: dict, limit: float, depth_limit: float) -> None:
+    wanted = {name: f"output{suffix}/{prefix}_{name}" for name in found}
+    for name, key in wanted.items():
+        if key in golden("model"):
+            value = found[name].detach().numpy()
+            assert value.dtype == golden("model")[key].dtype, key
+            near(value, golden("model")[key], depth_limit if name == "depth" else limit, key)
+    assert sum(key in golden("model") for key in wanted.values()) >= 6
+
+
+def check_stats(key: str, value: torch.Tensor, limit: float) -> None:
+    value = value.detach().double()
+    near([value.mean(), value.std(correction=0), value.abs().max()], golden("model")[f"{key}_stats"], limit, key)
+
+
+def check_parts(prefix: str, suffix: str, model, images, regions: torch.Tensor, limit: float) -> None:
+    """Levels, the neck's features, and what the regions' heads are fed."""
+    figures, out = golden("model"), f"output{suffix}/{prefix}"
+    with torch.no_grad():
+        levels = model.backbone(images)
+        features = model.feat_up(levels[2:])
+    for number, (level, step) in enumerate(zip(levels, STRIDES, strict=True)):
+        channels = max(level.shape[1] // 4, 1)
+        near(level[:, ::channels, ::step, ::step], figures[f"{out}_level{number}_slice"], limit, f"level{number}")
+        check_stats(f"{out}_level{number}", level, limit)
+    near(features[:, ::16, ::4, ::4], figures[f"{out}_feat_slice"], limit, "features")
+    check_stats(f"{out}_feat", features, limit)
+    near(regions[:, 64:], figures[f"{out}_roi_tail"], 1e-10 if suffix else 1e-5, "maps and planes")
+    near(regions[:16, :64:16], figures[f"{out}_roi_slice"], 1e-8 if suffix else 1e-3, "RoIAlign")
+    check_stats(f"{out}_roi", regions, 1e-8 if suffix else 1e-3)
+
+
+# -- structure --
+
+
+def test_tensors_are_the_official_ones():
+    model = network.build_reference(parse_options([]))
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert list(shapes.items()) == list(SHAPES.items())
+    assert sum(p.numel() for p in model.parameters()) == 20_871_368
+    assert len(list(model.parameters())) == 198
+
+
+def test_fresh_weights():
+    """Fan-out normal, bilinear, 0.001, torch's default and Xavier (fact sheet 4)."""
+    torch.manual_seed(0)
+    model = network.build_reference(parse_options([]))
+    for weight in (model.backbone.level3.tree1.tree1.conv1.weight, model.feat_up.ida_1.node_2.conv.weight):
+        assert float(weight.detach().std()) == pytest.approx((2 / (9 * weight.shape[0])) ** 0.5, rel=0.02)
+    for name, module in model.feat_up.named_modules():
+        if name.rpartition(".")[2].startswith("up_"):
+            expected = torch.from_numpy(golden("units")["output/up_kernel/2"][:1])
+            assert torch.equal(module.weight, expected.expand_as(module.weight)), name
+    assert float(model.size_2d[0].weight.detach().std()) == pytest.approx(0.001, rel=0.02)
+    assert float(model.heatmap[0].bias.detach().abs().max()) == pytest.approx(576**-0.5, rel=0.02)
+    assert model.heatmap[2].bias.tolist() == pytest.approx([-2.19] * 3)
+    bound = (6 / (9 * 69 + 9 * 256)) ** 0.5
+    assert float(model.depth[0].weight.detach().abs().max()) == pytest.approx(bound, rel=1e-3)
+    assert not model.depth[4].bias.any()
+
+
+# -- network, losses, gradients --
+
+
+@per_dtype
+def test_mode_test(dtype, suffix):
+    model, given = twin(dtype).eval(), inputs(dtype)
+    regions = []
+    model.depth[0].register_forward_pre_hook(lambda layer, fed: regions.append(fed[0]))
+    with torch.no_grad():
+        found = model(**given, mode="test")
+    score, cells, classes = dla.peaks(network.probabilities(found["heatmap"]), 50)
+    found |= {"peak_score": score, "peak_index": cells, "peak_class": classes.int()}
+    check_outputs("test", suffix, found, 1e-9 if suffix else 5e-4, 1e-9 if suffix else 2e-3)
+    check_parts("test", suffix, model, given["images"], regions[0], 1e-9 if suffix else 5e-4)
+    near(evaluation.extract(found), golden("model")[f"post{suffix}/dets"], 1e-9 if suffix else 2e-3, "rows")
+    with torch.no_grad():
+        again = model(**given, mode="val")
+    assert torch.equal(again["depth"], found["depth"])
+
+
+@per_dtype
+def test_mode_train(dtype, suffix):
+    figures, model, given = golden("model"), twin(dtype).train(), inputs(dtype)
+    regions = []
+    model.depth[0].register_forward_pre_hook(lambda layer, fed: regions.append(fed[0]))
+    found = model(**given)
+    logits = found["heatmap"].detach().clone()
+    terms = losses.build_criterion(parse_options([]))(found, given["targets"])
+    assert torch.equal(found["heatmap"], logits)  # the losses leave them as they are
+    check_outputs("train", suffix, found, 1e-9 if suffix else 5e-4, 1e-9 if suffix else 5e-4)
+    for term in TERMS:
+        close(terms[term].detach(), figures[f"loss{suffix}/{term}"], 1e-10 if suffix else 1e-4, term)
+    close(terms["loss"].detach(), figures[f"loss{suffix}/total"], 1e-10 if suffix else 1e-4, "total")
+
+    terms["loss"].backward()
+    named = list(model.named_parameters())
+    assert sorted(name for name, p in named if p.grad is None) == sorted(figures["meta/no_grad"].tolist())
+    norms = {name: float(p.grad.double().norm()) for name, p in named if p.grad is not None}
+    for name, value in below("model", f"grad{suffix}_norm/").items():
+        # a bias before a norm has none but rounding
+        assert norms[name] == pytest.approx(float(value), rel=1e-9 if suffix else 2e-2, abs=1e-12 if suffix else 1e-4)
+    check_parts("train", suffix, model, given["images"], regions[0].detach(), 1e-9 if suffix else 5e-4)
+
+
+@per_dtype
+def test_one_object_and_none(dtype, suffix):
+    model, given = twin(dtype).train(), inputs(dtype)
+    criterion, (limit, relative) = losses.build_criterion(parse_options([])), (1e-9, 1e-10) if suffix else (5e-4, 1e-4)
+    mask = given["targets"]["mask_2d"]
+    only = torch.zeros_like(mask)
+    only[-1, mask[-1].nonzero()[0]] = 1
+    one = given["targets"] | {"mask_2d": only}
+    with torch.no_grad():
+        found = model(**given | {"targets": one})
+    check_outputs("one", suffix, found, limit, limit)
+    for term, value in criterion(found, one).items():
+        if term != "loss":
+            close(value, golden("model")[f"loss{suffix}/one_{term}"], relative, term)
+
+    none = given["targets"] | {"mask_2d": mask * 0, "heatmap": given["targets"]["heatmap"].clamp(max=0.9)}
+    model = twin(dtype).train()
+    with torch.no_grad():
+        found = model(**given | {"targets": none})
+    check_outputs("none", suffix, found, 0, 0)
+    terms = criterion(found, none)
+    close(terms["seg_loss"], golden("model")[f"loss{suffix}/none_seg_loss"], relative)
+    assert {term for term in TERMS if terms[term].isnan()} == set(golden("model")["meta/none_nan_terms"].tolist())
+
+
+def steps(model, given, recipe, count: int) -> list[dict[str, float]]:
+    criterion, optimizer = losses.build_criterion(recipe), training.build_optimizer(model, recipe)
+    found = []
+    for _ in range(count):
+        terms = criterion(model(**given), given["targets"])
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        found.append({term: float(value.detach()) for term, value in terms.items()})
+    return found
+
+
+@pytest.mark.parametrize("run", ["train", "train_peak"])
+def test_five_steps(run):
+    """In float64: in float32 rounding decides the signs that Adam's first step consists of (sheet 9)."""
+    model, figures = twin("float64").train(), golden("model")
+    recipe = parse_options(["--lr", repr(float(figures[f"{run}64/lr"]))])
+    count = 5 if run == "train" else 2
+    found = steps(model, inputs("float64"), recipe, count)
+    for term in ("loss", *TERMS):
+        close([terms[term] for terms in found], figures[f"{run}64/{term}"][:count], 1e-9, term)
+    if run == "train":
+        after = model.state_dict()
+        for name, value in below("model", f"{run}64/param_sum/").items():
+            assert float(after[name].sum()) == pytest.approx(float(value), rel=1e-8, abs=1e-8), name
+        for name, value in below("model", f"{run}64/param_abs_sum/").items():
+            assert float(after[name].abs().sum()) == pytest.approx(float(value), rel=1e-9), name
+
+
+def test_first_epochs_of_the_official_trainer():
+    """The pass before the first epoch, then two epochs of two batches, in float64."""
+    figures, options = golden("trainer"), parse_options([])
+    model = twin("float64").train()
+    criterion, optimizer = losses.build_criterion(options), training.build_optimizer(model, options)
+    tasks = training.HierarchicalTaskLearning()
+    batches = [inputs("float64", "trainer", f"image{number}", f"input/{number}/") for number in (0, 1)]
+    means = []
+    for epoch in range(-1, 2):
+        weights = None
+        if epoch >= 0:
+            weights = tasks.compute_weight(dict(zip(TERMS, means[-1], strict=True)), epoch)
+            close([weights[term] for term in TERMS], figures["train64/weight"][epoch], 1e-9, "weights")
+            rate = training.set_learning_rate(optimizer, epoch, options)
+            close([rate, rate], figures["train64/lr"][epoch], 1e-12, "rate")
+        values = []
+        for given in batches:
+            with torch.set_grad_enabled(epoch >= 0):
+                terms = criterion(model(**given), given["targets"], weights)
+            if epoch >= 0:
+                optimizer.zero_grad()
+                terms["loss"].backward()
+                optimizer.step()
+            values.append([float(terms[term].detach()) for term in TERMS])
+        means.append(np.mean(values, 0))
+        close(means[-1], figures["train64/loss"][epoch + 1], 1e-8, f"losses before epoch {epoch + 1}")
+    assert figures["meta/terms"].tolist() == list(TERMS)
+
+
+# -- pieces --
+
+
+@per_dtype
+def test_pieces(dtype, suffix):
+    units = golden("units")
+    given = tensors(below("units", "input/"), dtype)
+    limit = 1e-12 if suffix else 1e-6
+    probability = given["focal_prob"]
+    close(losses.focal(probability, given["focal_target"]), units[f"output{suffix}/focal"], limit, "focal")
+    empty = losses.focal(probability, given["focal_target_empty"])
+    close(empty, units[f"output{suffix}/focal_empty"], limit, "focal without positives")
+    laplace = losses.laplace(given["laplace_pred"], given["laplace_target"], given["laplace_logvar"])
+    close(laplace, units[f"output{suffix}/laplace"], limit, "laplace")
+    mask = given["heading_mask"].bool()
+    bins, residuals = given["heading_bin"][mask][:, 0], given["heading_res"][mask][:, 0]
+    heading = losses.heading_terms(given["heading_pred"], bins, residuals)
+    close(heading, units[f"output{suffix}/heading_loss"], limit, "heading")
+    aligned = roi.roi_align(given["roi_maps"], given["rois"])
+    close(aligned, units[f"output{suffix}/roi_align"], 1e-10 if suffix else 1e-4, "RoIAlign")
+
+
+def test_roi_align_gives_no_gradient_to_boxes():
+    maps, boxes = golden("units")["input/roi_maps"], golden("units")["input/rois"]
+    maps, boxes = torch.from_numpy(maps).requires_grad_(), torch.from_numpy(boxes).requires_grad_()
+    roi.roi_align(maps, boxes).sum().backward()
+    assert boxes.grad is None
+    assert maps.grad.any()
+
+
+@pytest.mark.parametrize("name", ["smooth", "noisy", "rising"])
+def test_task_weights(name):
+    file, tasks = golden("schedule"), training.HierarchicalTaskLearning()
+    terms = file["meta/terms"].tolist()
+    found = []
+    for epoch, row in enumerate(file[f"schedule/{name}/losses"]):
+        weights = tasks.compute_weight(dict(zip(terms, row, strict=True)), epoch)
+        found.append([weights[term] for term in terms])
+    np.testing.assert_allclose(found, file[f"schedule/{name}/weights"], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("argv", "key"), [("", "lr"), ("--warmup false", "lr_no_warmup")])
+def test_schedule(argv, key):
+    rates = training.rates(parse_options(argv.split()))
+    np.testing.assert_allclose(rates, golden("schedule")[f"schedule/{key}"], rtol=1e-12)
+
+
+def test_groups():
+    model, options = network.build_reference(parse_options([])), parse_options([])
+    groups = training.parameter_groups(model, options)
+    assert [len(group["params"]) for group in groups] == golden("model")["meta/optimizer_groups"].tolist()
+    assert [group["weight_decay"] for group in groups] == golden("model")["meta/optimizer_weight_decay"].tolist()
+
+
+# -- data --
+
+
+def test_targets_pieces():
+    units = golden("units")
+    radii = [data.radius(*pair) for pair in units["input/radius_wh"]]
+    assert radii == [max(0, int(value)) for value in units["output/radius"]]
+    painted = np.zeros_like(units["output/gaussian_drawn"])
+    for column, row, spread in units["input/gaussian_places"]:
+        np.maximum(painted, data.gaussian((column, row), int(spread), *painted.shape), out=painted)
+    near(painted, units["output/gaussian_drawn"], 1e-7)
+    for angle, number, residual in zip(
+        units["input/angles"], units["output/angle_bin"], units["output/angle_res"], strict=True
+    ):
+        assert data.heading_class(float(angle)) == (number, pytest.approx(residual, abs=1e-12))
+    for (x, y, width, _), forth, back in zip(
+        units["input/affine_center_crop"], units["output/affine"], units["output/affine_inverse"], strict=True
+    ):
+        matrix, inverse = data.affine(np.array([x, y]), width, (1280, 384))
+        close(matrix, forth, 1e-12)
+        close(inverse, back, 1e-12)
+    levels = [data.LEVELS.index(label.level) for label in data.labels("\n".join(units["input/level_lines"]))]
+    assert levels == units["output/level"].tolist()
+    for number in range(4):
+        p2, size = units[f"input/calib/{number}/P2"], units[f"input/calib/{number}/size"]
+        close(data.mirrored(p2, *size), units[f"output/calib/{number}/flipped_P2"], 1e-6)
+
+
+@pytest.fixture(scope="module")
+def kitti(tmp_path_factory):
+    """The frames of the figures; grey pictures of their size where KITTI's are not at hand."""
+    root, figures = tmp_path_factory.mktemp("kitti"), golden("data")
+    pictures = {path.name: path for path in golden_files.DATA.rglob("image_2/*.png")} if golden_files.DATA else {}
+    for folder in ("ImageSets", "training/image_2", "training/label_2", "training/calib"):
+        (root / folder).mkdir(parents=True)
+    numbers = [int(number) for number in figures["meta/ids"]]
+    for number, size in zip(numbers, figures["meta/image_sizes"].tolist(), strict=True):
+        for kind, folder in (("label", "label_2"), ("calib", "calib")):
+            (root / f"training/{folder}/{number:06d}.txt").write_text(str(figures[f"input/{kind}_text/{number:06d}"]))
+        source = pictures.get(f"{number % 100:06d}.png")
+        picture = Image.open(source) if source else Image.new("RGB", tuple(size), (90, 90, 90))
+        picture.save(root / f"training/image_2/{number:06d}.png", compress_level=0)
+    for split in ("train", "val"):
+        (root / f"ImageSets/{split}.txt").write_text("".join(f"{number:06d}\n" for number in numbers))
+    return root, bool(pictures)
+
+
+def check_sample(prefix: str, sample: tuple, pictured: bool) -> int:
+    image, p2, coord_range, targets, info = sample
+    found = {"P2": p2, "coord_range": coord_range} | targets | info
+    if pictured:
+        found["image_slice"] = image[:, ::16, ::16]
+    compared = 0
+    for name, value in found.items():
+        if f"{prefix}/{name}" in golden("data"):
+            # the angle in float32, under the numpy 2 of these figures; in float64 here
+            near(value, golden("data")[f"{prefix}/{name}"], 1e-6 if name == "heading_res" else 0, f"{prefix}/{name}")
+            compared += 1
+    return compared
+
+
+def test_samples(kitti):
+    root, pictured = kitti
+    options = parse_options(["--data_path", str(root)])
+    compared = sum(check_sample(f"data/val/{n}", data.sample(options, "val", n), pictured) for n in range(6))
+    rng = np.random.RandomState(int(golden("data")["meta/numpy_seed"]))
+    for number in range(18):
+        sample = data.sample(options, "train", number % 6, rng)
+        compared += check_sample(f"data/train/{number}", sample, pictured)
+    assert rng.random() == float(golden("data")["data/train/next_random"])
+    for name, argv in (
+        ("merge", ["--class_merging"]),
+        ("center2d", ["--use_3d_center", "false"]),
+        ("dontcare", ["--use_dontcare"]),
+    ):
+        options = parse_options(["--data_path", str(root), *argv])
+        for n in range(6):
+            compared += check_sample(f"data/{name}/{n}", data.sample(options, "val", n), pictured)
+    assert compared > 100
+
+
+# -- decoding and evaluation --
+
+
+@per_dtype
+def test_decoding(dtype, suffix):
+    file = golden("post")
+    outputs = tensors(below("post", "input/"), dtype)
+    rows = evaluation.extract(outputs)
+    near(rows, file[f"post{suffix}/dets"], 1e-9 if suffix else 1e-4, "rows")
+    ratios = file["input/bbox_downsample_ratio"]
+    for picture, number in enumerate(file["input/img_id"]):
+        for threshold in ("0.2", "0"):
+            given = rows[picture].numpy(), ratios[picture], file[f"input/P2/{picture}"], float(threshold)
+            decoded = evaluation.decode(*given)
+            near(decoded, file[f"post{suffix}/decoded_{threshold}/{number}"], 1e-9 if suffix else 1e-4, "decoded")
+            lines = [line.split() for line in evaluation.lines(decoded).splitlines()]
+            wanted = [line.split() for line in file[f"post{suffix}/lines_{threshold}/{number}"].tolist()]
+            assert [line[:3] for line in lines] == [line[:3] for line in wanted]
+            near([[float(x) for x in line[3:]] for line in lines], [[float(x) for x in w[3:]] for w in wanted], 0.011)
+
+
+@pytest.mark.parametrize("name", ["small", "noalpha", "leftcut", "corner", "main"])
+def test_evaluation(name):
+    folder = golden_files.FOLDER / "gupnet_eval"
+    official_figures = json.loads((folder / "expected.json").read_text())["sets"][name]
+    found = evaluation.evaluate(folder / name / "label_2", folder / name / "data")
+    metrics = {"2d": "detection", "aos": "orientation", "bev": "detection_ground", "3d": "detection_3d"}
+    found = {f"{kind.lower()}_{metrics[metric]}": curves for (kind, metric), curves in found.items()}
+    assert set(found) == set(official_figures["ap40"])
+    for key, curves in found.items():
+        assert evaluation.ap40(curves).tolist() == official_figures["ap40"][key]
+        assert evaluation.ap11(curves).tolist() == official_figures["ap11"][key]
+        for curve, wanted in zip(curves, official_figures.get("curves", {}).get(key, {}).values(), strict=False):
+            near(curve, wanted, 1e-6, key)
+
+
+# -- the official code in the twin's place --
+
+
+def test_official_code_must_be_there(tmp_path):
+    with pytest.raises(InputError, match="no such folder; git clone"):
+        official.load(tmp_path / "missing")
+    with pytest.raises(InputError, match="not a GUPNet checkout, code/lib/models/gupnet.py is missing; git clone"):
+        official.load(tmp_path)
