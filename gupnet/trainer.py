@@ -274,13 +274,14 @@ class Trainer:
         return bool(self._signal)
 
     def _accumulators(self) -> dict[str, paddle.Tensor]:
-        """The optimiser's tensors, named by parameter and kind."""
+        """The optimiser's tensors by parameter and kind, sorted: after a resume it has them in another order."""
         names = {parameter.name: name for name, parameter in self.model.named_parameters()}
-        return {
+        found = {
             f"{names[parameter]}|{kind}": tensor
             for kind, tensors in self.learner.optimizer._accumulators.items()
             for parameter, tensor in tensors.items()
         }
+        return dict(sorted(found.items()))
 
     def _save(self, label: str) -> None:
         """Write the checkpoint `output_dir/label`, all of it or nothing."""
