@@ -196,7 +196,7 @@ def largest_difference(found: Mapping[str, np.ndarray], expected: Mapping[str, n
     """Of all outputs, relative to an output's largest value where that is above 1.
 
     Rows of peaks are matched by cell and class, as peaks of nearly the same score may change places; infinite where
-    more than one in ten is another's.
+    more than one in ten is of another cell. NaN where a value is.
     """
     rows = [name for name in found if name not in DENSE_OUTPUTS]
     pairs = [(found[name], expected[name]) for name in found if name in DENSE_OUTPUTS]
@@ -207,7 +207,7 @@ def largest_difference(found: Mapping[str, np.ndarray], expected: Mapping[str, n
                 return float("inf")
             first, second = first + image * MAX_OBJECTS, second + image * MAX_OBJECTS
             pairs += [(found[name][first], expected[name][second]) for name in rows]
-    return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1)) for a, b in pairs)
+    return float(np.max([np.abs(a - b).max() / max(np.abs(b).max(), 1) for a, b in pairs]))  # NaN if any of it is
 
 
 def _move(source: Path, target: Path) -> None:
