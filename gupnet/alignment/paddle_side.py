@@ -93,7 +93,7 @@ def data(context: Context) -> dict:
         record[f"{name}/numbers"] = np.array(dataset.ids)
         for epoch in (0, 1) if split == "train" else (0,):
             dataset.set_epoch(epoch)
-            for index in feeds.chosen(len(dataset), 4):
+            for index in feeds.chosen(len(dataset), 3):
                 image, calib, coord_range, targets, info = dataset[index]
                 found = {"image": image, "calib": calib, "coord_range": coord_range} | targets | info
                 record |= {f"{name}/epoch{epoch}/{index}/{key}": value for key, value in found.items()}

@@ -205,7 +205,7 @@ def data(context: Context) -> dict:
         numbers = reading.frames(options, split)
         record[f"{name}/numbers"] = np.array(numbers)
         for epoch in (0, 1) if split == "train" else (0,):
-            for index in feeds.chosen(len(numbers), 4):
+            for index in feeds.chosen(len(numbers), 3):
                 draws = reading.draws(options.seed, epoch, index) if split == "train" else None
                 image, calib, coord_range, targets, info = code.sample(options, split, index, draws)
                 found = {"image": image, "calib": calib, "coord_range": coord_range} | targets | info
