@@ -35,6 +35,7 @@ def load_official(model, path: str | Path) -> convert.Report:
 
     Raises InputError (ConversionError) when names, shapes or dtypes do not match; the model is then as it was.
     """
+    _check_refinement(model, path)
     return convert.load_official(model, path, ignore=_ignored(model))
 
 
@@ -44,6 +45,14 @@ def load_backbone(model, path: str | Path) -> convert.Report:
     Raises InputError (ConversionError) when the file is of another network.
     """
     return convert.load_official(model.backbone[0].body, path, ignore=IGNORE_CLASSIFIER)
+
+
+def _check_refinement(model, path: str | Path) -> None:
+    """InputError for weights without refinement where `model` refines: their one head would fit, as copies of it."""
+    if model.transformer.decoder.bbox_embed is None:
+        return
+    if not any(name.startswith("transformer.decoder.bbox_embed.") for name in read_weights(path).tensors):
+        raise InputError(f"{path}: does not match --with_box_refine: it was trained without; leave that option out")
 
 
 def _ignored(model) -> tuple[str, ...]:
@@ -123,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{source}: no such file or folder")
     options = parse_options(argv, parser, stored_options(source))
     model = build_model(options)
+    _check_refinement(model, source)
     report = convert.convert_file(source, options.target, model, ignore=_ignored(model))
     variant = " ".join(name for name in ("dilation", "with_box_refine", "two_stage") if getattr(options, name))
     print(f"{options.backbone}, {options.num_feature_levels} levels {variant}: {report}\nwrote {options.target}")

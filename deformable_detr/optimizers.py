@@ -3,6 +3,7 @@
 import argparse
 
 import paddle
+import paddle.distributed as dist
 from models import DeformableDETR
 from paddle.optimizer import lr as schedules
 
@@ -56,14 +57,31 @@ def build_optimizer(
 
 
 @paddle.no_grad()
+def average_gradients(model: DeformableDETR) -> None:
+    """Each gradient becomes its mean over the processes, which have gradients of the same parameters.
+
+    In place of paddle.DataParallel, which takes heads that are in the outputs without being in the loss (two stages
+    without auxiliary losses) for used ones, and then leaves other gradients unsent.
+    """
+    world = dist.get_world_size()
+    if world == 1:
+        return
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad.scale_(1 / world)
+
+
+@paddle.no_grad()
 def clip_gradients(model: DeformableDETR, limit: float) -> float:
     """Scale all gradients together to an L2 norm of at most `limit`; returns their norm before.
 
-    The factor is min(1, limit / (norm + 1e-6)); no clipping with a limit of 0 or less.
+    The factor is min(1, limit / (norm + 1e-6)); no clipping with a limit of 0 or less. Where the norm is not finite the
+    gradients stay as they are, so that one can see which of them is to blame.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = paddle.add_n([gradient.square().sum() for gradient in gradients]).sqrt()
-    if limit > 0:
+    if limit > 0 and bool(paddle.isfinite(norm)):
         factor = paddle.clip(limit / (norm + EPSILON), max=1.0)
         for gradient in gradients:
             gradient.scale_(factor)

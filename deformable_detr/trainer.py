@@ -25,7 +25,7 @@ from inference import dygraph_predictor
 from losses import NotFinite, build_criterion
 from metrics import NUMBERS, CocoMetrics
 from models import build_model
-from optimizers import build_optimizer, build_scheduler, clip_gradients, first_not_finite
+from optimizers import average_gradients, build_optimizer, build_scheduler, clip_gradients, first_not_finite
 from options import FOLDER
 from paddle.utils import unique_name
 from pictures import log_pictures
@@ -122,10 +122,6 @@ class Trainer:
         self._load_first_weights()
         if options.resume:
             self._resume(options.resume)
-        self.parallel = self.model
-        if self.world > 1:
-            # without auxiliary losses some heads are not used
-            self.parallel = paddle.DataParallel(self.model, find_unused_parameters=not options.aux_loss)
 
     def _load_first_weights(self) -> None:
         options = self.options
@@ -187,10 +183,10 @@ class Trainer:
     def _train_step(self, batch: tuple) -> dict[str, float]:
         """One update; every term of the loss, and the norm of all gradients before the clip."""
         images, mask, targets = batch
-        self.parallel.train()
+        self.model.train()
         paddle.seed(((self.options.seed * 1_000_003 + self.step) * self.world + self.rank) % 2**31)  # for dropout
         try:
-            terms = self._losses(self.parallel, images, mask, targets)
+            terms = self._losses(images, mask, targets)
         except NotFinite as error:
             raise self._diverged(error.name) from error
         figures = {name: float(value) for name, value in terms.items()}
@@ -198,6 +194,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise self._diverged(name)
         self.scaler.scale(terms["loss"]).backward()
+        average_gradients(self.model)
         self.scaler.unscale_(self.optimizer)
         figures["grad_norm"] = clip_gradients(self.model, self.options.clip_max_norm)
         if not math.isfinite(figures["grad_norm"]) and not self.scaler.is_enable():
@@ -210,10 +207,10 @@ class Trainer:
             self.sums[name] = self.sums.get(name, 0.0) + value
         return figures
 
-    def _losses(self, model, images, mask, targets) -> dict:
+    def _losses(self, images, mask, targets) -> dict:
         amp_dtype = "float16" if self.options.device == "gpu" else "bfloat16"
         with paddle.amp.auto_cast(enable=self.options.amp, dtype=amp_dtype):
-            outputs = model(images, mask)
+            outputs = self.model(images, mask)
         return self.criterion(_in_float32(outputs) if self.options.amp else outputs, targets)
 
     def _diverged(self, name: str) -> Diverged:

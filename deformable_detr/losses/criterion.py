@@ -55,6 +55,7 @@ class Criterion:
 
     def __call__(self, outputs: dict, targets: list[dict]) -> dict:
         self._check_targets(targets)
+        _check_outputs(outputs)
         count = self.num_boxes(targets)
         terms = self._layer(outputs, targets, count, "")
         for index, layer in enumerate(outputs.get("aux_outputs", [])):
@@ -90,9 +91,6 @@ class Criterion:
     def _layer(self, outputs: dict, targets: list[dict], count: float, suffix: str) -> dict:
         """The terms of one layer's `pred_logits` [N, Q, classes] and `pred_boxes` [N, Q, 4]."""
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        for name, value in (("pred_logits", logits), ("pred_boxes", boxes)):
-            if not bool(paddle.isfinite(value).all()):
-                raise NotFinite(name + suffix)
         pairs = self.matcher(logits, boxes, targets)
         n, queries, classes = logits.shape
         # places of the matched queries in all queries, and of their targets in all targets, as both are written in line
@@ -121,6 +119,17 @@ class Criterion:
         one_hot[matched, labels] = 1
         one_hot = paddle.to_tensor(one_hot).astype(logits.dtype).reshape(logits.shape)
         return F.sigmoid_focal_loss(logits, one_hot, alpha=self.alpha, gamma=GAMMA, reduction="sum") / count
+
+
+def _check_outputs(outputs: dict) -> None:
+    """NotFinite for the first that is not, in the order in which the network makes them."""
+    layers = {f"_{index}": layer for index, layer in enumerate(outputs.get("aux_outputs", []))} | {"": outputs}
+    if "enc_outputs" in outputs:
+        layers = {"_enc": outputs["enc_outputs"]} | layers
+    for suffix, layer in layers.items():
+        for name in ("pred_logits", "pred_boxes"):
+            if not bool(paddle.isfinite(layer[name]).all()):
+                raise NotFinite(name + suffix)
 
 
 @paddle.no_grad()
