@@ -46,27 +46,30 @@ def read_log(path: str | Path) -> list[dict]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); give the train.log of a training") from error
     passes: dict[int, dict] = {}
+    current: dict | None = None
     for line in lines:
-        epoch = re.search(r"TRAIN EPOCH (\d+) .*weights: (.*)", line)
-        if "FIRST PASS" in line or epoch:
-            number = int(epoch[1]) - 1 if epoch else -1
-            weights = _numbers(epoch[2], "") if epoch else {}
-            current = passes[number] = {"epoch": number, "weights": weights, "lines": []}
-        elif "BATCH[" in line and passes:
+        epoch = re.search(r"TRAIN EPOCH (\d{1,9}) .*weights: (.*)", line)
+        if "FIRST PASS" in line:
+            current = passes[-1] = {"epoch": -1, "weights": {}, "lines": []}
+        elif epoch:
+            number = int(epoch[1]) - 1
+            current = passes[number] = {"epoch": number, "weights": _numbers(epoch[2], ""), "lines": []}
+        elif "BATCH[" in line and current:
             current["lines"].append(_numbers(line, "_loss"))
     found = [passes[number] for number in sorted(passes)]
     if not any(entry["weights"] for entry in found):
         raise InputError(f"{path}: has no line of an epoch's weights; give the train.log of a training")
     for entry in found:
-        lines = entry.pop("lines")
-        entry["losses"] = {term: sum(line[term] for line in lines) / len(lines) for term in TERMS} if lines else {}
+        whole = [line for line in entry.pop("lines") if line]
+        entry["losses"] = {term: sum(line[term] for line in whole) / len(whole) for term in TERMS} if whole else {}
     return found
 
 
 def _numbers(text: str, suffix: str) -> dict[str, float]:
-    """{term: number} of `name:number` pairs, names with this suffix."""
-    pairs = dict(re.findall(rf"(\w+){suffix}:(\S+?)(?:,|\s|$)", text))
-    return {term: float(pairs[term.removesuffix("_loss")]) for term in TERMS}
+    """{term: number} of `name:number` pairs, names with this suffix; {} where one is not there."""
+    pairs = dict(re.findall(rf"(\w+?){suffix}:(-?\d+\.\d+)(?:,|\s|$)", text))
+    names = {term: term.removesuffix("_loss") for term in TERMS}
+    return {term: float(pairs[name]) for term, name in names.items()} if pairs.keys() >= {*names.values()} else {}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from shared import InputError
-from shared.weights import as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
+from shared.weights import Checkpoint, as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
 
 import numpy as np
 import paddle
@@ -307,7 +307,13 @@ class Trainer:
 
     def _resume(self, path: str) -> None:
         """Continue the training whose checkpoint is `path`. InputError if it was another training."""
-        checkpoint = load_checkpoint(path)
+        try:
+            self._restore(load_checkpoint(path), path)
+        except (KeyError, TypeError, AttributeError) as error:
+            reason = f"its state.json is not that of a training ({type(error).__name__}: {error})"
+            raise InputError(f"{path}: {reason}; resume from another") from error
+
+    def _restore(self, checkpoint: Checkpoint, path: str) -> None:
         state, then = checkpoint.state, checkpoint.state["options"]
         for name, now in vars(self.options).items():
             if name not in _FREE_ON_RESUME and then.get(name) != now:

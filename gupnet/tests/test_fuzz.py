@@ -7,6 +7,7 @@ from shared.fuzz import fuzz_reader
 import numpy as np
 from datasets import TYPES, load_image, read_calibration, read_objects, read_split
 from PIL import Image
+from plot_htl import read_log
 
 LABELS = (
     "Truck 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56\n"
@@ -60,3 +61,17 @@ def test_pictures(tmp_path):
         assert load_image(path).mode == "RGB"
 
     assert fuzz_reader(read, path, path.read_bytes(), 200) > 20
+
+
+def test_training_logs(tmp_path):
+    terms = "seg offset2d size2d depth offset3d size3d heading".split()
+    weights, losses = (", ".join(f"{term}{end}:0.5000" for term in terms) for end in ("", "_loss"))
+    log = f"2026-05-01 FIRST PASS: x\n2026 BATCH[0001/0001] {losses} | images/s: 1\n"
+    log += f"2026 TRAIN EPOCH 001 | weights: {weights}\n2026 BATCH[0001/0001] {losses}, loss:2.0000 | images/s: 1\n"
+
+    def read(path: Path) -> None:
+        assert all(
+            np.isfinite([*entry["weights"].values(), *entry["losses"].values()]).all() for entry in read_log(path)
+        )
+
+    assert fuzz_reader(read, tmp_path / "train.log", log.encode(), 200) > 10

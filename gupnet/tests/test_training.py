@@ -251,6 +251,17 @@ def test_a_damaged_checkpoint_is_not_resumed(whole, data, tmp_path):
     assert "state.json" in refusal(data, tmp_path / "o", "--resume", copy)
 
 
+def test_a_state_without_what_it_must_hold_is_not_resumed(whole, data, tmp_path):
+    copy = tmp_path / "checkpoint"
+    shutil.copytree((whole / "latest").resolve(), copy)
+    state = json.loads((copy / "state.json").read_text())
+    for name in ("learner", "options", "batches", "world"):
+        (copy / "state.json").write_text(json.dumps({key: value for key, value in state.items() if key != name}))
+        assert "state.json" in refusal(data, tmp_path / "o", "--resume", copy)
+    (copy / "state.json").write_text(json.dumps(state | {"learner": {"tasks": 3}}))
+    assert "state.json" in refusal(data, tmp_path / "o", "--resume", copy)
+
+
 def test_a_training_that_diverges_keeps_what_it_had(data, tmp_path, capsys):
     argv = ["--lr", "1e30", "--warmup", "no", "--checkpoint_steps", 1]
     assert run(data, tmp_path, *argv) == 3
@@ -296,7 +307,9 @@ def test_two_processes_train_as_one(data, tmp_path):
     one, two = (arrays(folder / "latest") for folder in (tmp_path / "one", tmp_path / "two"))
     for name, value in one.items():
         difference = np.linalg.norm(two[name].astype(np.float64) - value)
-        assert difference <= 1e-3 * max(np.linalg.norm(value.astype(np.float64)), 1e-2), name
+        # Adam's first two steps are of the rate's size, 1e-5, and of either sign where a gradient is all rounding
+        steps = 2 * 2e-5 * np.sqrt(value.size)
+        assert difference <= 1e-3 * np.linalg.norm(value.astype(np.float64)) + steps, name
     histories = [load_checkpoint(tmp_path / f / "latest").state["history"] for f in ("one", "two")]
     for own, others in zip(*histories, strict=True):
         assert own["losses"] == pytest.approx(others["losses"], rel=1e-3)
