@@ -34,6 +34,9 @@ def conv_norm(x, convolution: nn.Conv2D, norm: nn.Layer):
     """The convolution, then the norm. A frozen norm goes into the convolution: one map less to keep for backward."""
     if not isinstance(norm, FrozenBatchNorm2D):
         return norm(convolution(x))
+    if not paddle.in_dynamic_mode():  # an exported graph is folded once, by the engine that loads it
+        statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return F.batch_norm(convolution(x), *statistics, training=False, epsilon=EPSILON)
     weight, bias = norm.fold_into(convolution.weight)
     return F.conv2d(x, weight, bias, convolution._stride, convolution._padding, convolution._dilation)
 

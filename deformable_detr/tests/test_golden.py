@@ -176,6 +176,25 @@ def test_the_second_picture_alone():
         assert apart > 0.05
 
 
+def test_a_picture_is_the_same_in_any_batch_of_its_canvas():
+    """Padded to the batch's size, each picture alone, and both in the other order, are detected as in the batch."""
+    this = run("base", "float32")
+    height, width = this.batch[0].shape[2:]
+    pictures = [
+        formula_input(f"image{index}", tuple(shape), int(this.file["meta/seed"]))
+        for index, shape in enumerate(this.file["meta/image_shapes"])
+    ]
+    sizes = this.file["input/orig_sizes"]
+    together = postprocess(this.outputs, sizes)
+    with paddle.no_grad():
+        for chosen in ([0], [1], [1, 0]):
+            outputs = this.model(*padded_batch([pictures[index] for index in chosen], size=(height, width)))
+            for index, found in zip(chosen, postprocess(outputs, sizes[chosen]), strict=True):
+                close(found["scores"], together[index]["scores"], 1e-4)
+                close(found["boxes"], together[index]["boxes"], 1e-4)
+                np.testing.assert_array_equal(found["labels"].numpy(), together[index]["labels"].numpy())
+
+
 # ------------------------------------------------------------------------------------------------------------- losses
 
 
