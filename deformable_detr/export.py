@@ -4,9 +4,8 @@
 
 Writes inference.json and inference.pdiparams, model.onnx, and network.json (the network's options): pictures float32
 [N, 3, H, W], normalised, zeros where padded, and their mask bool [N, H, W], True where padded, in; pred_logits
-[N, Q, classes] and pred_boxes [N, Q, 4] out, for any N, H and W. Each is run on a random batch of another size than it
-was made with and compared with the network; a difference above 1e-3 of a logit or 1e-4 of a box ends with exit status
-1 and nothing written.
+[N, Q, classes] and pred_boxes [N, Q, 4] out, for any N, H and W. Each is run on a random padded batch and compared with
+the network; a difference above its limit ends with exit status 1 and nothing written.
 
 Paddle Inference runs the compiled operator, several times faster than Paddle's own ones: `import ops;
 ops.implementation()` makes it known before the graph is loaded. ONNX knows no such operator, so its graph holds grid
@@ -16,6 +15,7 @@ samplings instead, which need no library. Frozen batch norms are folded into the
 import argparse
 import copy
 import json
+import math
 import os
 import shutil
 import sys
@@ -36,7 +36,11 @@ from models.backbone import FrozenBatchNorm2D
 from options import FOLDER, NETWORK_OPTIONS, build_parser
 from paddle import nn
 
-LIMITS = {"pred_logits": 1e-3, "pred_boxes": 1e-4}  # largest difference of an exported network's output
+OUTPUTS = ("pred_logits", "pred_boxes")
+INFERENCE, ONNX = "Paddle Inference", "ONNX Runtime"
+# Largest difference of a logit and of a box. ONNX Runtime's group norm is less exact: maps of values up to 5 differ by
+# 8e-5 after it, where oneDNN's differ by 9e-6.
+LIMITS = {INFERENCE: (1e-3, 1e-4), ONNX: (1e-2, 1e-3)}
 OPSET = 16  # the first that has GridSample
 Engine = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
@@ -106,14 +110,43 @@ def export_inference(model: DeformableDETR, folder: Path) -> Path:
     return folder / "inference"
 
 
+def _masked_fill(x, mask, value):
+    return paddle.where(mask, paddle.full([], value, x.dtype), x)
+
+
+def _flip(x, axis):
+    return x.index_select(paddle.arange(x.shape[axis] - 1, -1, -1), axis)
+
+
+def _power(exponent, base):
+    return (exponent * math.log(base)).exp()
+
+
+@contextmanager
+def _in_operators_of_onnx() -> Iterator[None]:
+    """The graph made inside is of operators that paddle2onnx 2.1 knows; it ends the process at one that it does not."""
+    value = paddle.pir.Value
+    others = {"masked_fill": _masked_fill, "flip": _flip, "__rpow__": _power}
+    before = {name: getattr(value, name) for name in others}
+    try:
+        for name, other in others.items():
+            setattr(value, name, other)
+        with ops.temporarily("paddle"):
+            yield
+    finally:
+        for name, own in before.items():
+            setattr(value, name, own)
+
+
 def export_onnx(model: DeformableDETR, target: Path) -> None:
     """Write the network as ONNX. InputError when paddle2onnx is not installed."""
     try:
         import paddle2onnx
     except ImportError as error:
         raise InputError("--format onnx needs paddle2onnx: pip install -e '.[export]' in the repository") from error
-    with tempfile.TemporaryDirectory() as folder, ops.temporarily("paddle"):
-        prefix = export_inference(model, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        with _in_operators_of_onnx():
+            prefix = export_inference(model, Path(folder))
         with _quiet():
             paddle2onnx.export(f"{prefix}.json", f"{prefix}.pdiparams", str(target), opset_version=OPSET)
 
@@ -139,7 +172,7 @@ def inference_engine(prefix: Path, device: str = "cpu") -> Engine:
         for name, array in (("images", images), ("mask", mask)):
             predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
         predictor.run()
-        return dict(zip(LIMITS, (output.copy_to_cpu() for output in outputs), strict=True))
+        return dict(zip(OUTPUTS, (output.copy_to_cpu() for output in outputs), strict=True))
 
     return engine
 
@@ -151,7 +184,7 @@ def onnx_engine(path: Path) -> Engine:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def engine(images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(LIMITS, session.run(None, {"images": images, "mask": mask}), strict=True))
+        return dict(zip(OUTPUTS, session.run(None, {"images": images, "mask": mask}), strict=True))
 
     return engine
 
@@ -203,17 +236,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         engines, names = {}, []
         if "inference" in options.format:
-            engines["Paddle Inference"] = inference_engine(export_inference(model, Path(folder)), options.device)
+            engines[INFERENCE] = inference_engine(export_inference(model, Path(folder)), options.device)
             names += ["inference.json", "inference.pdiparams"]
         if "onnx" in options.format:
             export_onnx(model, Path(folder) / "model.onnx")
-            engines["ONNX Runtime"] = onnx_engine(Path(folder) / "model.onnx")
+            engines[ONNX] = onnx_engine(Path(folder) / "model.onnx")
             names.append("model.onnx")
         for name, engine in engines.items():
-            found = _differences(engine, model)
-            text = ", ".join(f"{key} {value:.2e} (limit {LIMITS[key]:.0e})" for key, value in found.items())
+            found, limits = _differences(engine, model), dict(zip(OUTPUTS, LIMITS[name], strict=True))
+            text = ", ".join(f"{key} {value:.2e} (limit {limits[key]:.0e})" for key, value in found.items())
             print(f"{name}: largest difference to dygraph: {text}")
-            if not all(found[key] <= limit for key, limit in LIMITS.items()):  # a NaN is no agreement either
+            if not all(found[key] <= limits[key] for key in OUTPUTS):  # a NaN is no agreement either
                 print("nothing was written")
                 return 1
         for name in names:
