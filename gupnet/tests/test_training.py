@@ -309,10 +309,11 @@ def test_two_processes_train_as_one(data, tmp_path):
         difference = np.linalg.norm(two[name].astype(np.float64) - value)
         # Adam's first two steps are of the rate's size, 1e-5, and of either sign where a gradient is all rounding
         steps = 2 * 2e-5 * np.sqrt(value.size)
-        assert difference <= 1e-3 * np.linalg.norm(value.astype(np.float64)) + steps, name
+        # measured: 1.2e-3, of a running mean behind level 5, whose maps have 2 x 2 cells here; in float64 1.6e-11
+        assert difference <= 5e-3 * np.linalg.norm(value.astype(np.float64)) + steps, name
     histories = [load_checkpoint(tmp_path / f / "latest").state["history"] for f in ("one", "two")]
     for own, others in zip(*histories, strict=True):
-        assert own["losses"] == pytest.approx(others["losses"], rel=1e-3)
+        assert own["losses"] == pytest.approx(others["losses"], rel=5e-3)  # measured: 1.1e-3
 
 
 # ---------------------------------------------------------------------------------------- where a training begins
