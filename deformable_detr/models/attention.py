@@ -59,10 +59,13 @@ class MSDeformAttn(nn.Layer):
         n, queries, _ = query.shape
         layer, shape = self.sampling_offsets, [self.heads, self.levels, self.points, 2]
         if reference_points.shape[-1] == 2:
-            # into the layer's weights, where the division costs no map of all offsets
             unit = 1 / spatial_shapes.flip(1).astype(layer.weight.dtype)
             unit = unit.reshape([1, -1, 1, 2]).expand(shape).flatten()
-            offsets = F.linear(query, layer.weight * unit, layer.bias * unit)
+            if paddle.in_dynamic_mode():
+                # into the layer's weights, where the division costs no map of all offsets
+                offsets = F.linear(query, layer.weight * unit, layer.bias * unit)
+            else:  # not in an exported graph: Paddle Inference (3.3.1) would scale the stored weights in every run anew
+                offsets = layer(query) * unit
         else:
             offsets = layer(query)
         offsets = offsets.reshape([n, queries, *shape])
