@@ -100,3 +100,16 @@ def test_random_weights_score_near_nothing(root, weights):
     ids, rows = found(root, weights, 3)
     numbers = evaluate_detections(small_set(root, "val").coco, rows, ids).numbers
     assert 0 <= numbers["AP50"] < 0.3
+
+
+def test_inference_engine_scores_the_same(root, weights, tmp_path):
+    words = [*NETWORK, *SIZES, "--data_path", str(root), "--weights", str(weights), "--batch_size", "3"]
+    results = {}
+    for engine in ("dygraph", "inference"):
+        file = tmp_path / f"{engine}.json"
+        evaluate.main([*words, "--engine", engine, "--save_results", str(file)])
+        results[engine] = json.loads(file.read_text())
+    scores = [[entry["score"] for entry in found] for found in results.values()]
+    np.testing.assert_allclose(*scores, rtol=1e-4)
+    boxes = [sorted((e["image_id"], e["category_id"], *e["bbox"]) for e in found) for found in results.values()]
+    np.testing.assert_allclose(*boxes, rtol=1e-4, atol=5e-3)
