@@ -66,6 +66,13 @@ MINI_stdcseg := --base 32 --use_boundary_8 true --n_img_per_gpu 4 --n_workers_tr
 MINI_monodepth2 := --split mini --use_stereo --pose_model_type posecnn --weights_init scratch --height 64 --width 128 \
     --min_depth 0.6 --max_depth 20 --batch_size 4 --learning_rate 5e-4 --num_epochs 12 --scheduler_step_size 10 \
     --num_workers 1 --log_frequency 20
+MINI_gupnet := --input_size 224 64 --batch_size 4 --num_workers 0 --max_epoch 30 --lr 1e-3 --weight_decay 0 --warmup no \
+    --decay_list 22 27 --random_crop 0 --eval_frequency 10 --save_frequency 100 --threshold 0.05 --disp_frequency 10
+MINI_deformable_detr := --backbone resnet18 --backbone_norm batch --pretrain_path scratch --hidden_dim 128 \
+    --dim_feedforward 256 --nheads 4 --enc_layers 2 --dec_layers 3 --num_queries 40 --with_box_refine --dropout 0 \
+    --scales 112 128 144 --val_size 128 --max_size 192 --crop_sides 136 152 --crop_range 112 152 --batch_size 4 \
+    --num_workers 0 --lr 4e-4 --lr_backbone 4e-4 --lr_linear_proj_mult 0.3 --epochs 20 --lr_drop 16 --eval_frequency 4 \
+    --log_frequency 25 --seed 1
 # Processes of that training on the CPU (Paddle's dygraph uses one core of each), unless GPUS or CPUS say otherwise.
 MINI_CPUS_stdcseg := 2
 MINI_CPUS_monodepth2 := 2
@@ -126,6 +133,8 @@ $(foreach paper,$(PAPERS),$(eval $(call PAPER_TARGETS,$(paper))))
 
 MINI_IMAGES_mobilenetv3 := mobilenetv3/data/mini/val/mug
 MINI_IMAGES_stdcseg := stdcseg/data/mini/leftImg8bit/val/stiftingen
+MINI_IMAGES_gupnet := gupnet/data/mini/testing/image_2
+MINI_IMAGES_deformable_detr := deformable_detr/data/mini/val2017
 MINI_IMAGES_monodepth2 := monodepth2/data/mini/2026_05_02/2026_05_02_drive_0012_sync/image_02/data
 
 # --------------------------------------------------------------------------------------------------------- all papers

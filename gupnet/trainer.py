@@ -221,13 +221,14 @@ class Trainer:
 
         Best is the highest mean over --writelist of 3D AP40 at KITTI's overlaps, moderate; of equals, the latest.
         """
-        if self.rank != 0:
-            return {}
         self.model.eval()
+        # in every process: those that only waited for the first would take it for dead after a while
         results = detect(
             lambda *inputs: self.model(*inputs, mode="val"), self.val_loader, self.options.threshold, "evaluate"
         )
         self.model.train()
+        if self.rank != 0:
+            return {}
         write_results(self.output_dir / "data", results)
         metrics = evaluate_folders(self.val_set.folder / "label_2", self.output_dir / "data")
         moderate = {
