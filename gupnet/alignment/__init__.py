@@ -45,13 +45,7 @@ def _loss(dtype: str):
 def _backward(dtype: str):
     gradient = {"float32": Tolerance(1e-3, 1e-5), "float64": Tolerance(1e-6, 1e-9)}[dtype]
     loss = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
-    return {
-        ".*/lr": Tolerance(1e-12),
-        "groups/": EQUAL,
-        "gradient/": gradient,
-        ".*/walked/": loss,
-        "": loss,
-    }
+    return {".*/lr": Tolerance(1e-12), "groups/": EQUAL, "gradient/": gradient, "": loss}
 
 
 def _train(dtype: str):
