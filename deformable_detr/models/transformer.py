@@ -179,7 +179,7 @@ class DeformableTransformer(nn.Layer):
 
     def _propose(self, memory, paddings) -> dict:
         boxes, invalid = proposal_boxes(paddings)
-        if boxes.shape[1] < self.num_proposals:
+        if paddle.in_dynamic_mode() and boxes.shape[1] < self.num_proposals:  # a static graph serves any size
             raise InputError(
                 f"--num_queries {self.num_proposals}: the picture has only {boxes.shape[1]} tokens to choose from; "
                 "make it larger or ask for fewer"

@@ -17,6 +17,7 @@ SMALL = "--backbone resnet18 --hidden_dim 32 --nheads 4 --dim_feedforward 64 --e
 VARIANTS = {
     "refine": ["--num_queries", "11", "--with_box_refine"],
     "single_scale": ["--num_queries", "11", "--num_feature_levels", "1"],
+    "two_stage": ["--num_queries", "11", "--with_box_refine", "--two_stage"],
 }
 
 
