@@ -193,7 +193,9 @@ class Trainer:
                 self.writer.add_scalar(f"epoch/{name}", value, self.step)
         finished = done == options.max_epoch
         if done and (done % options.eval_frequency == 0 or finished):
-            figures = self.evaluate(done)
+            figures, best = self.evaluate(done)
+            if self._in_any(best):
+                self._save("best")
         if done and (done % options.save_frequency == 0 or finished):
             self._save(f"checkpoint_epoch_{done}")
         self._save("latest")
@@ -216,8 +218,8 @@ class Trainer:
             for name, value in means.items():
                 self.writer.add_scalar(f"train/{name}", value, self.step)
 
-    def evaluate(self, done: int) -> dict:
-        """Score the results on the evaluation split, which go to output_dir/data; keeps the best weights.
+    def evaluate(self, done: int) -> tuple[dict, bool]:
+        """Score the results on the evaluation split, which go to output_dir/data. (metrics, whether they are the best).
 
         Best is the highest mean over --writelist of 3D AP40 at KITTI's overlaps, moderate; of equals, the latest.
         """
@@ -228,7 +230,7 @@ class Trainer:
         )
         self.model.train()
         if self.rank != 0:
-            return {}
+            return {}, False
         write_results(self.output_dir / "data", results)
         metrics = evaluate_folders(self.val_set.folder / "label_2", self.output_dir / "data")
         moderate = {
@@ -246,10 +248,8 @@ class Trainer:
                 self.writer.add_scalar(f"val/{name}_{metric}", value, self.step)
         mean = float(np.mean([moderate[name, "3d"] for name in self.options.writelist]))
         self.history[-1]["metrics"] = metrics
-        if mean >= self.best:
-            self.best = mean
-            self._save("best")
-        return metrics
+        best, self.best = mean >= self.best, max(mean, self.best)
+        return metrics, best
 
     def _log(self, line: str) -> None:
         """One line to the terminal and to output_dir/train.log."""
@@ -267,12 +267,16 @@ class Trainer:
 
     def _stop_requested(self) -> bool:
         """Whether any process was asked to stop: all must leave after the same batch."""
-        if self.world == 1:
-            return bool(self._signal)
-        flag = paddle.to_tensor([self._signal], "int32")
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        self._signal = int(flag.item())
+        self._signal = self._in_any(self._signal)
         return bool(self._signal)
+
+    def _in_any(self, number: int) -> int:
+        """The largest of the processes' numbers. They wait for each other here, which on a CPU must not be for long."""
+        if self.world == 1:
+            return int(number)
+        largest = paddle.to_tensor([int(number)], "int32")
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest.item())
 
     def _accumulators(self) -> dict[str, paddle.Tensor]:
         """The optimiser's tensors by parameter and kind, sorted: after a resume it has them in another order."""
@@ -285,9 +289,12 @@ class Trainer:
         return dict(sorted(found.items()))
 
     def _save(self, label: str) -> None:
-        """Write the checkpoint `output_dir/label`, all of it or nothing."""
-        if self.rank != 0:
-            return
+        """Write the checkpoint `output_dir/label`, all of it or nothing; the others wait for the first process."""
+        if self.rank == 0:
+            self._write(label)
+        self._in_any(0)
+
+    def _write(self, label: str) -> None:
         arrays = {
             "model.pdparams": {name: as_numpy(value) for name, value in self.model.state_dict().items()},
             "optimizer.pdopt": {name: as_numpy(value) for name, value in self._accumulators().items()},

@@ -311,6 +311,8 @@ def test_two_processes_train_as_one(data, tmp_path):
         steps = 2 * 2e-5 * np.sqrt(value.size)
         # measured: 1.2e-3, of a running mean behind level 5, whose maps have 2 x 2 cells here; in float64 1.6e-11
         assert difference <= 5e-3 * np.linalg.norm(value.astype(np.float64)) + steps, name
+    found = [sorted(path.name for path in (tmp_path / f / "data").iterdir()) for f in ("one", "two")]
+    assert found[0] == found[1] == [f"{int(n):06d}.txt" for n in (data / "ImageSets" / "val.txt").read_text().split()]
     histories = [load_checkpoint(tmp_path / f / "latest").state["history"] for f in ("one", "two")]
     for own, others in zip(*histories, strict=True):
         assert own["losses"] == pytest.approx(others["losses"], rel=5e-3)  # measured: 1.1e-3
