@@ -49,16 +49,17 @@ def _backward(dtype: str):
 
 
 def _train(dtype: str):
+    same = {"mini/first_weights": EQUAL, "mini/learns": EQUAL}
+    if dtype == "float64":
+        # the whole training, to its last step: 1e-9 measured; the share of objects found in steps of 1 / 30 or so
+        return same | {".*/(final_)?recall": Tolerance(absolute=0.05), "": Tolerance(1e-6)}
     # Training amplifies rounding until two runs part, torch from itself too (train_control.npz, drawn in the plot). So
     # the beginning is held tightly, and the end by what was learnt: runs that start 1e-8 apart end 8 % apart in their
     # losses and 0.15 in the share of objects found.
-    first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
-    return {
-        "mini/first_losses": first,
-        "mini/first_weights": EQUAL,
+    return same | {
+        "mini/first_losses": Tolerance(1e-3),
         "mini/last_losses": Tolerance(0.25),
         "mini/final_recall": Tolerance(absolute=0.25),
-        "mini/learns": EQUAL,
         "curve/": Tolerance(0.5),
     }
 
