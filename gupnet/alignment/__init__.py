@@ -28,10 +28,10 @@ def _data(dtype: str):
 
 def _forward(dtype: str):
     limit = {"float32": Tolerance(1e-5), "float64": Tolerance(1e-7)}[dtype]
-    # whole frames, whose sky is one colour, in train mode: torch in float32 is 2e-5 from itself in float64 at 320 x 96
-    # and 3.4e-4 at 1280 x 384, Paddle 5e-6 and 1e-5
-    frames = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-7)}[dtype]
-    return {".*/peak_(cell|class)": EQUAL, "frames": frames, "": limit}
+    # a frame of full size in train mode, where torch in float32 is 1.6e-4 from itself in float64 and Paddle 6e-6; the
+    # sheet's own limit for such frames (9, gupnet_full)
+    frame = {"float32": Tolerance(5e-4), "float64": Tolerance(1e-7)}[dtype]
+    return {".*/peak_(cell|class)": EQUAL, "frames1280/": frame, "": limit}
 
 
 def _loss(dtype: str):
