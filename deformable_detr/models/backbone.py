@@ -132,7 +132,8 @@ class Backbone(nn.Layer):
         self.channels = self.body.channels if multi_scale else self.body.channels[-1:]
         for parameter_name, parameter in self.body.named_parameters():
             late = parameter_name.startswith(("layer2", "layer3", "layer4"))
-            parameter.stop_gradient = not (trained and (late or norm == "batch"))
+            statistic = parameter_name.endswith(("._mean", "._variance"))  # Paddle lists them among the parameters
+            parameter.stop_gradient = statistic or not (trained and (late or norm == "batch"))
 
     def forward(self, images) -> list:
         features = self.body(images)
