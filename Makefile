@@ -50,9 +50,10 @@ help:
 STAMP := $(VENV)/.ready
 setup: $(STAMP)
 
+# --no-compile: Python compiles a module when it first imports it, so the thousands never imported cost nothing.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[$(EXTRAS)]'
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS) --editable '.[$(EXTRAS)]'
 	touch $@
 
 # ---------------------------------------------------------------------------------------------------- targets by paper
@@ -154,7 +155,7 @@ train evaluate demo export benchmark data: %: $(STAMP)
 # -------------------------------------------------------------------------------------------------------------- tests
 
 # Each folder has modules of the same names: one pytest a folder. One thread a process: the figures do not depend on it.
-TESTS = OMP_NUM_THREADS=1 $(if $(GOLDEN),GOLDEN='$(abspath $(GOLDEN))') $(RUN) -m pytest -n auto
+TESTS = OMP_NUM_THREADS=1 $(if $(GOLDEN),GOLDEN='$(abspath $(GOLDEN))') $(RUN) -m pytest -n auto --dist worksteal
 
 test: lint test-shared $(addprefix test-,$(PAPERS))
 

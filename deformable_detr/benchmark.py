@@ -15,17 +15,16 @@ import importlib
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from shared import HelpFormatter, run
-from shared.measure import compare_speed, environment, measure, run_child, speed_table
+from shared.measure import compare_speed, environment, measure_processes, resident_bytes, run_child, serve, speed_table
+from shared.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
 import numpy as np
-from options import parse_options, positive_float, positive_int
+from options import parse_options
 
 TORCH, DYGRAPH, INFERENCE = "torch eager", "Paddle dygraph", "Paddle Inference"
 SECTIONS = ("operator", "infer", "step")
@@ -207,52 +206,13 @@ def _paddle_step(batch: int, height: int, width: int, options: argparse.Namespac
 # ---------------------------------------------------------------- sides that take turns
 
 
-class Side:
-    """A child process that runs its case once for every line it is sent."""
-
-    def __init__(self, argv: Sequence[str], case: Sequence[str]):
-        command = [sys.executable, __file__, *argv, "--serve", *case]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._expect("ready")
-
-    def _expect(self, word: str) -> None:
-        for line in self.process.stdout:
-            if line.strip() == word:
-                return
-        case = " ".join(self.process.args[self.process.args.index("--serve") + 1 :])
-        raise RuntimeError(f"benchmark: {case} ended with {self.process.wait()}")
-
-    def __call__(self) -> None:
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self._expect("done")
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def serve(case: Callable[[], object]) -> None:
-    """The child's end of `Side`."""
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        case()
-        print("done", flush=True)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def hold(case: Sequence[str], options: argparse.Namespace) -> None:
     """Run a case three times; prints the bytes held before: with the operator's inputs, or the library alone."""
     importlib.import_module("torch" if case[0] == TORCH else "paddle")
-    before = _resident()
+    before = resident_bytes()
     call = build_case(case, options)
     if case[1] == "operator":
-        before = _resident()
+        before = resident_bytes()
     for _ in range(3):
         call()
     print(json.dumps(before))
@@ -260,14 +220,9 @@ def hold(case: Sequence[str], options: argparse.Namespace) -> None:
 
 def compare(argv: Sequence[str], sides: Sequence[str], task: Sequence, options: argparse.Namespace) -> list[dict]:
     """Rows of `shared.measure.speed_table` for one task; the first side is the one compared with."""
-    task, children = list(map(str, task)), {}
-    try:
-        for side in sides:
-            children[side] = Side(argv, [side, *task])
-        times = measure(children, options.repeats, warmup=1, seconds=options.seconds, rest=REST)
-    finally:
-        for child in children.values():
-            child.close()
+    case = [sys.executable, __file__, *argv, "--serve"]
+    commands = {side: [*case, side, *map(str, task)] for side in sides}
+    times = measure_processes(commands, repeats=options.repeats, warmup=1, seconds=options.seconds, rest=REST)
     return compare_speed(times, sides[0], int(task[1]) if task[0] == "step" else None)
 
 

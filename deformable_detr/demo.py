@@ -11,18 +11,20 @@ detections.
 import argparse
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared import InputError, run
 from shared.files import atomic_write, atomic_write_text
+from shared.options import fraction, positive_int
 
 import numpy as np
 import paddle
 from datasets import CATEGORIES, collate, eval_transform, load_image, prepare_target, read_annotations
 from drawing import Labelled, draw_boxes, side_by_side
 from inference import NO_WEIGHTS, Predictor, build_predictor, detect, load_network, parse_for_weights
-from options import FOLDER, build_parser, fraction, positive_int
+from options import FOLDER, build_parser
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from tqdm import tqdm
@@ -121,7 +123,7 @@ def _targets(pictures: Sequence[Path], root: Path, output_dir: Path) -> list[Pat
     return [output_dir / place for place in (bare if len(set(bare)) == len(bare) else places)]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "network", "sizes"))
     group = parser.add_argument_group("demo")
 
@@ -153,12 +155,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     names = class_names(options.num_classes, coco)
     root, output_dir = Path(options.image_path), Path(options.output_dir)
-    for path, target in zip(
-        tqdm(pictures, desc="demo", unit="picture", leave=False, disable=None),
-        _targets(pictures, root, output_dir),
-        strict=True,
-    ):
-        picture = read_picture(path)
+    failed = 0
+    bar = tqdm(pictures, desc="demo", unit="picture", leave=False, disable=None)
+    for path, target in zip(bar, _targets(pictures, root, output_dir), strict=True):
+        try:
+            picture = read_picture(path)
+        except InputError as error:
+            if len(pictures) == 1:
+                raise
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
         drawn = []
         if path.name in ids:
             boxes = annotated_boxes(coco, ids[path.name], names)
@@ -178,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 target.with_name(f"{target.name}_boxes.{options.format}"),
                 lambda file, image=image, kind=kind: image.save(file, kind),
             )
-    print(f"drew {len(pictures)} pictures; files in {output_dir}")
+    print(f"{len(pictures) - failed} of {len(pictures)} pictures done; files in {output_dir}")
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

@@ -14,18 +14,22 @@ samplings instead, which need no library. Frozen batch norms are folded into the
 
 import argparse
 import copy
-import json
 import math
-import os
-import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared import InputError, run
-from shared.weights import atomic_write, atomic_write_text
+from shared import run
+from shared.export import (
+    Engine,
+    add_format_option,
+    deliver,
+    inference_engine,
+    onnx_engine,
+    save_graph,
+    translate_to_onnx,
+)
 
 import numpy as np
 import ops
@@ -35,33 +39,12 @@ from models import DeformableDETR
 from models.backbone import FrozenBatchNorm2D
 from options import FOLDER, NETWORK_OPTIONS, build_parser
 from paddle import nn
+from paddle.static import InputSpec
 
 OUTPUTS = ("pred_logits", "pred_boxes")
-INFERENCE, ONNX = "Paddle Inference", "ONNX Runtime"
 LIMITS = (1e-3, 1e-4)  # largest difference of a logit and of a box
 NORM_EPSILON = 1e-5  # of the network's group norms
 OPSET = 16  # the first that has GridSample
-Engine = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the C++ libraries print off the terminal, unless they fail."""
-    sys.stdout.flush(), sys.stderr.flush()
-    terminal = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(terminal[1], said.read())
-            raise
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            for number, saved in enumerate(terminal, start=1):
-                os.dup2(saved, number)
-                os.close(saved)
 
 
 def _fold_norms(layer: nn.Layer) -> None:
@@ -99,14 +82,11 @@ class _Deployed(nn.Layer):
 def export_inference(model: DeformableDETR, folder: Path) -> Path:
     """Write `folder`/inference.json and inference.pdiparams. Returns the common prefix. `model` stays as it is."""
     batch = [
-        paddle.static.InputSpec([None, 3, None, None], "float32", name="images"),
-        paddle.static.InputSpec([None, None, None], "bool", name="mask"),
+        InputSpec([None, 3, None, None], "float32", name="images"),
+        InputSpec([None, None, None], "bool", name="mask"),
     ]
     ops.implementation()  # which may compile it, and says so
-    with _quiet():
-        graph = paddle.jit.to_static(_Deployed(model), input_spec=batch, full_graph=True)
-        paddle.jit.save(graph, str(folder / "inference"))
-    return folder / "inference"
+    return save_graph(_Deployed(model), batch, folder / "inference")
 
 
 def _masked_fill(x, mask, value):
@@ -139,15 +119,10 @@ def _in_operators_of_onnx() -> Iterator[None]:
 
 def export_onnx(model: DeformableDETR, target: Path) -> None:
     """Write the network as ONNX. InputError when paddle2onnx is not installed."""
-    try:
-        import paddle2onnx
-    except ImportError as error:
-        raise InputError("--format onnx needs paddle2onnx: pip install -e '.[export]' in the repository") from error
     with tempfile.TemporaryDirectory() as folder:
         with _in_operators_of_onnx():
             prefix = export_inference(model, Path(folder))
-        with _quiet():
-            paddle2onnx.export(f"{prefix}.json", f"{prefix}.pdiparams", str(target), opset_version=OPSET)
+        translate_to_onnx(prefix, target, OPSET)
     _mend_group_norms(target)
 
 
@@ -164,51 +139,13 @@ def _mend_group_norms(path: Path) -> None:
     onnx.save(graph, str(path))
 
 
-def inference_engine(prefix: Path, device: str = "cpu") -> Engine:
-    """Paddle Inference on an exported graph, with oneDNN on CPU."""
-    from paddle import inference
-
-    ops.implementation()
-    config = inference.Config(f"{prefix}.json", f"{prefix}.pdiparams")
-    config.disable_glog_info()
-    if device == "gpu":
-        config.enable_use_gpu(1000, 0)
-    else:
-        config.disable_gpu()
-        config.enable_mkldnn()
-        config.set_cpu_math_library_num_threads(len(os.sched_getaffinity(0)))
-    with _quiet():
-        predictor = inference.create_predictor(config)
-    outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
-
-    def engine(images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        for name, array in (("images", images), ("mask", mask)):
-            predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(array))
-        predictor.run()
-        return dict(zip(OUTPUTS, (output.copy_to_cpu() for output in outputs), strict=True))
-
-    return engine
-
-
-def onnx_engine(path: Path) -> Engine:
-    """ONNX Runtime on CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def engine(images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(OUTPUTS, session.run(None, {"images": images, "mask": mask}), strict=True))
-
-    return engine
-
-
 def exported_predictor(model: DeformableDETR, options: argparse.Namespace) -> Engine:
     """Export to a temporary folder and return the engine; the folder is gone when it returns.
 
     images float32 [N, 3, H, W] and mask bool [N, H, W] in; `pred_logits` and `pred_boxes` out.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return inference_engine(export_inference(model, Path(folder)), options.device)
+        return inference_engine(export_inference(model, Path(folder)), options.device, OUTPUTS)
 
 
 def sample_batch(height: int = 160, width: int = 192) -> tuple[np.ndarray, np.ndarray]:
@@ -227,47 +164,26 @@ def _differences(engine: Engine, model: DeformableDETR) -> dict[str, float]:
     return {key: float(np.abs(array - expected[key].numpy()).max()) for key, array in engine(images, mask).items()}
 
 
-def _move(source: Path, target: Path) -> None:
-    """Put a finished file in its place, atomically."""
-
-    def write(file) -> None:
-        with source.open("rb") as content:
-            shutil.copyfileobj(content, file)
-
-    atomic_write(target, write)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "output", "network", "sizes"))
     parser.set_defaults(output_dir=str(FOLDER / "output" / "export"))
-    parser.add_argument(
-        "--format", nargs="+", choices=["inference", "onnx"], default=["inference", "onnx"], help="what to write"
-    )
+    add_format_option(parser)
     options = parse_for_weights(argv, parser)
     paddle.set_device(options.device)
     model, target = load_network(options), Path(options.output_dir)
-    with tempfile.TemporaryDirectory() as folder:
-        engines, names = {}, []
+    differences = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder, engines = Path(name), {}
         if "inference" in options.format:
-            engines[INFERENCE] = inference_engine(export_inference(model, Path(folder)), options.device)
-            names += ["inference.json", "inference.pdiparams"]
+            engines["Paddle Inference"] = inference_engine(export_inference(model, folder), options.device, OUTPUTS)
         if "onnx" in options.format:
-            export_onnx(model, Path(folder) / "model.onnx")
-            engines[ONNX] = onnx_engine(Path(folder) / "model.onnx")
-            names.append("model.onnx")
+            export_onnx(model, folder / "model.onnx")
+            engines["ONNX Runtime"] = onnx_engine(folder / "model.onnx", OUTPUTS)
         for name, engine in engines.items():
-            found, limits = _differences(engine, model), dict(zip(OUTPUTS, LIMITS, strict=True))
-            text = ", ".join(f"{key} {value:.2e} (limit {limits[key]:.0e})" for key, value in found.items())
-            print(f"{name}: largest difference to dygraph: {text}")
-            if not all(found[key] <= limits[key] for key in OUTPUTS):  # a NaN is no agreement either
-                print("nothing was written")
-                return 1
-        for name in names:
-            _move(Path(folder) / name, target / name)
-    network = {name: getattr(options, name) for name in NETWORK_OPTIONS}
-    atomic_write_text(target / "network.json", json.dumps(network, indent=1) + "\n")
-    print(f"wrote {', '.join([*names, 'network.json'])} to {target}")
-    return 0
+            found = _differences(engine, model)
+            differences |= {f"{name}, {key}": (found[key], limit) for key, limit in zip(OUTPUTS, LIMITS, strict=True)}
+        network = {name: getattr(options, name) for name in NETWORK_OPTIONS}
+        return deliver(folder, target, options.format, differences, network)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ A predictor takes a batch, images float32 [N, 3, H, W] and mask bool [N, H, W], 
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from shared import InputError
+from shared.options import require_files
 
 import numpy as np
 import paddle
@@ -37,8 +37,7 @@ def parse_for_weights(
         if required:
             raise InputError(NO_WEIGHTS)
         return first
-    if not Path(first.weights).exists():
-        raise InputError(f"--weights {first.weights}: no such file or folder; check the path")
+    require_files(first, ["weights"], "check the path")
     return parse_options(argv, parser, stored_options(first.weights))
 
 

@@ -8,11 +8,21 @@ reference's defaults; only the places of files differ, which start at this folde
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import HelpFormatter, InputError
+from shared.options import (
+    Group,
+    count,
+    finite,
+    fraction,
+    grouped_parser,
+    not_negative,
+    parse_with_defaults,
+    positive_float,
+    positive_int,
+    remembered_state,
+)
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -43,73 +53,9 @@ NETWORK_OPTIONS = (
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def positive_int(text: str) -> int:
-    """A whole number from 1 on, of an option."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 0 on, of an option."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def finite(text: str) -> float:
-    """A finite number, of an option."""
-    value = float(text)
-    if not -float("inf") < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """A finite number above 0, of an option."""
-    value = finite(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """A finite number from 0 on, of an option."""
-    value = finite(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return value
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to below 1, of an option."""
-    value = not_negative(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to below 1")
-    return value
-
-
-class _Group:
-    """An argparse group whose options answer to both spellings, `--data-path` and `--data_path`."""
-
-    def __init__(self, parser: argparse.ArgumentParser, title: str):
-        self._group = parser.add_argument_group(title)
-
-    def add(self, *names: str, **settings) -> None:
-        spellings = []
-        for name in names:
-            spellings.append(name)
-            dashed = "--" + name[2:].replace("_", "-")
-            if name.startswith("--") and dashed != name:
-                spellings.append(dashed)
-        self._group.add_argument(*spellings, **settings)
-
-
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the network (fact sheet sections 2 and 4)."""
-    group = _Group(parser, "network")
+    group = Group(parser, "network")
     text = "the ResNet; 18 and 34 are not in the reference"
     group.add("--backbone", choices=BACKBONES, default="resnet50", help=text)
     text = (
@@ -141,14 +87,14 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def add_size_options(parser: argparse.ArgumentParser) -> None:
     """The sizes of pictures outside training (fact sheet 3.4)."""
-    group = _Group(parser, "picture sizes")
+    group = Group(parser, "picture sizes")
     text = "short side in validation, evaluation and demo"
     group.add("--val_size", type=positive_int, default=800, metavar="N", help=text)
     group.add("--max_size", type=positive_int, default=1333, metavar="N", help="limit of the long side")
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "reading pictures")
+    group = Group(parser, "reading pictures")
     text = "COCO's folder: train2017, val2017, annotations"
     group.add("--data_path", "--coco_path", default=None, metavar="DIR", help=text)
     group.add("--batch_size", type=positive_int, default=2, metavar="N", help="pictures per process and step")
@@ -156,7 +102,7 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "augmentation")
+    group = Group(parser, "augmentation")
     scales = list(range(480, 801, 32))
     text = "short sides drawn from in training (480 512 ... 800)"
     group.add("--scales", type=positive_int, nargs="+", default=scales, metavar="N", help=text)
@@ -167,7 +113,7 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "optimisation")
+    group = Group(parser, "optimisation")
     group.add("--lr", type=positive_float, default=2e-4, metavar="LR", help="rate of AdamW")
     text = "parts of names of the parameters that have the backbone's rate"
     group.add("--lr_backbone_names", nargs="+", default=["backbone.0"], metavar="NAME", help=text)
@@ -187,7 +133,7 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape matching and losses (fact sheet section 5)."""
-    group = _Group(parser, "matching and losses")
+    group = Group(parser, "matching and losses")
     group.add("--set_cost_class", type=not_negative, default=2.0, metavar="W", help="the matcher's class cost")
     group.add("--set_cost_bbox", type=not_negative, default=5.0, metavar="W", help="the matcher's L1 cost")
     group.add("--set_cost_giou", type=not_negative, default=2.0, metavar="W", help="the matcher's GIoU cost")
@@ -198,19 +144,19 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "run")
+    group = Group(parser, "run")
     group.add("--weights", default=None, metavar="W", help="official .pth, .pdparams, or checkpoint folder")
     group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "output")
+    group = Group(parser, "output")
     default = str(FOLDER / "output" / "train")
     group.add("--output_dir", default=default, metavar="DIR", help="where results go")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "training")
+    group = Group(parser, "training")
     group.add(
         "--pretrain_path",
         default="pretrained",
@@ -242,15 +188,7 @@ _GROUPS = {
 
 def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
     """A parser with these groups of options; each script adds its own few."""
-    parser = argparse.ArgumentParser(
-        description=description or "Deformable DETR in PaddlePaddle",
-        formatter_class=HelpFormatter,
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-    )
-    for group in groups:
-        _GROUPS[group](parser)
-    return parser
+    return grouped_parser(description or "Deformable DETR in PaddlePaddle", [_GROUPS[group] for group in groups])
 
 
 def parse_options(
@@ -263,12 +201,8 @@ def parse_options(
     `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
     in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
     """
-    everything = build_parser()
-    parser = parser or everything
-    if defaults:
-        parser.set_defaults(**defaults)
-        everything.set_defaults(**defaults)
-    options = argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+    parser = parser or build_parser()
+    options = parse_with_defaults(build_parser(), argv, parser, defaults)
     if options.hidden_dim % options.nheads:
         parser.error(f"argument --hidden_dim: {options.hidden_dim} is no multiple of --nheads {options.nheads}")
     if options.hidden_dim % 32:
@@ -287,14 +221,4 @@ def remembered_options(weights: str | None) -> dict:
 
     `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
     """
-    if not weights:
-        return {}
-    path = Path(weights)
-    state_file = (path if path.is_dir() else path.parent) / "state.json"
-    if not state_file.is_file():
-        return {}
-    try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        return {name: state["options"][name] for name in NETWORK_OPTIONS}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{state_file}: not a checkpoint's state ({type(error).__name__}); train again") from error
+    return remembered_state(weights, NETWORK_OPTIONS).get("options", {})

@@ -15,9 +15,9 @@ Exit status: 0 done, 2 bad input, 3 the training diverged, 130 or 143 interrupte
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from shared import InputError, run
+from shared.options import require_files
 
 import paddle
 import paddle.distributed as dist
@@ -30,10 +30,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     groups = ("run", "output", "network", "sizes", "reading", "augmentation", "optimisation", "losses", "training")
     parser = build_parser(__doc__, groups)
     options = parse_options(argv, parser)
-    for name in ("weights", "resume"):
-        path = getattr(options, name)
-        if path and not Path(path).exists():
-            raise InputError(f"--{name} {path}: no such file or folder; check the path")
+    require_files(options, ("weights", "resume"), "check the path")
     if options.resume:
         options = parse_options(argv, parser, remembered_options(options.resume))
     if not options.data_path:

@@ -229,7 +229,8 @@ class Trainer:
         place = (self.step - 1) % self.sampler.steps_per_epoch
         speed = options.batch_size * self.world / spent
         self._log(
-            f"epoch {self.epoch:>3} | batch {place:>6} | examples/s: {speed:5.1f} | loss: {terms['loss']:.4f} | "
+            f"epoch {self.epoch:>3} | batch {place:>6} | examples/s: {speed:5.1f} | "
+            f"lr: {self.optimizer.get_lr():.3e} | loss: {terms['loss']:.4f} | "
             f"class_error: {terms['class_error']:5.1f} | grad_norm: {terms['grad_norm']:.2f} | "
             f"time elapsed: {_clock(self.seconds)} | time left: {_clock(left)}"
         )

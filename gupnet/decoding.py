@@ -54,7 +54,7 @@ def detect(predict: Callable, loader: Loader, threshold: float, title: str = "de
     """
     results = {}
     with paddle.no_grad():
-        for batch in tqdm(loader, desc=title, unit="batch", leave=False):
+        for batch in tqdm(loader, desc=title, unit="batch", leave=False, disable=None):
             detections = extract_detections(predict(batch.images, batch.coord_ranges, batch.calibs)).numpy()
             results |= decode_detections(detections, batch.info, batch.calibs.numpy(), threshold)
     return results

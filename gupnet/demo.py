@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared import InputError, run
+from shared.options import positive_float
 from shared.weights import atomic_write, atomic_write_text
 
 import numpy as np
@@ -27,7 +28,7 @@ from datasets import Calibration, Objects, load_image, network_input, parse_obje
 from decoding import decode_detections, result_lines
 from drawing import sheet
 from inference import Predictor, build_predictor, load_network
-from options import build_parser, parse_options, parse_options_for_weights, positive_float
+from options import build_parser, parse_options, parse_options_for_weights
 from PIL import Image
 from tqdm import tqdm
 

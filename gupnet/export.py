@@ -12,17 +12,20 @@ value ends with exit status 1, and nothing is written.
 """
 
 import argparse
-import json
-import os
-import shutil
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import InputError, run
-from shared.weights import atomic_write, atomic_write_text
+from shared import run
+from shared.export import (
+    Engine,
+    add_format_option,
+    deliver,
+    inference_engine,
+    onnx_engine,
+    save_graph,
+    translate_to_onnx,
+)
 
 import numpy as np
 import paddle
@@ -31,34 +34,12 @@ from inference import load_network, simulated_inputs
 from models import GUPNet, find_peaks
 from models.regions import found_objects
 from options import FOLDER, NETWORK_OPTIONS, build_parser, parse_options_for_weights
+from paddle.static import InputSpec
 
 DENSE_OUTPUTS = ("features", "heatmap", "offset_2d", "size_2d")
 OUTPUTS = ("heatmap", "offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading", "h3d_log_variance")
 LIMIT = 1e-3  # largest difference of an exported network's output, of its largest value where that is above 1
-OPSET = 13
 CHECKED = 2  # pictures that the graphs are compared on
-#: arrays in, {output: array} out
-Engine = Callable[..., dict[str, np.ndarray]]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the C++ libraries print off the terminal, unless they fail."""
-    sys.stdout.flush(), sys.stderr.flush()
-    terminal = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            said.seek(0)
-            os.write(terminal[1], said.read())
-            raise
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            for number, saved in enumerate(terminal, start=1):
-                os.dup2(saved, number)
-                os.close(saved)
 
 
 def dense_part(model: GUPNet, images) -> list:
@@ -93,12 +74,10 @@ class _Whole(_Dense):
 
 
 def _save(layer: paddle.nn.Layer, spec: Sequence[tuple[str, list]], prefix: Path) -> Path:
-    """Trace a layer and write PREFIX.json and PREFIX.pdiparams."""
+    """Trace a layer in eval mode and write PREFIX.json and PREFIX.pdiparams."""
     training = layer.network.training
     layer.eval()
-    inputs = [paddle.static.InputSpec([None, *shape], "float32", name=name) for name, shape in spec]
-    with _quiet():
-        paddle.jit.save(paddle.jit.to_static(layer, input_spec=inputs, full_graph=True), str(prefix))
+    save_graph(layer, [InputSpec([None, *shape], "float32", name=name) for name, shape in spec], prefix)
     if training:
         layer.network.train()
     return prefix
@@ -117,61 +96,11 @@ def export_inference(model: GUPNet, input_size: Sequence[int], prefix: Path) -> 
     return _save(_Whole(model), spec, prefix)
 
 
-def export_onnx(prefix: Path, target: Path) -> None:
-    """Translate an exported dense part to ONNX. InputError when paddle2onnx is not installed."""
-    try:
-        import paddle2onnx
-    except ImportError as error:
-        raise InputError("--format onnx needs paddle2onnx: pip install -e '.[export]' in the repository") from error
-    with _quiet():
-        paddle2onnx.export(f"{prefix}.json", f"{prefix}.pdiparams", str(target), opset_version=OPSET)
-
-
-def inference_engine(prefix: Path, outputs: Sequence[str], device: str = "cpu") -> Engine:
-    """Paddle Inference on an exported graph, with oneDNN on CPU: its inputs, float32, to its `outputs`."""
-    from paddle import inference
-
-    config = inference.Config(f"{prefix}.json", f"{prefix}.pdiparams")
-    config.disable_glog_info()
-    if device == "gpu":
-        config.enable_use_gpu(1000, 0)
-    else:
-        config.disable_gpu()
-        config.enable_mkldnn()
-        config.set_cpu_math_library_num_threads(len(os.sched_getaffinity(0)))
-    with _quiet():
-        predictor = inference.create_predictor(config)
-    feeds = [predictor.get_input_handle(name) for name in predictor.get_input_names()]
-    fetches = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
-
-    def engine(*arrays: np.ndarray) -> dict[str, np.ndarray]:
-        for feed, array in zip(feeds, arrays, strict=True):
-            feed.copy_from_cpu(np.ascontiguousarray(array, np.float32))
-        predictor.run()
-        return {name: fetch.copy_to_cpu() for name, fetch in zip(outputs, fetches, strict=True)}
-
-    return engine
-
-
-def onnx_engine(path: Path, outputs: Sequence[str]) -> Engine:
-    """ONNX Runtime on CPU: the graph's inputs, float32, to its `outputs`."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [feed.name for feed in session.get_inputs()]
-
-    def engine(*arrays: np.ndarray) -> dict[str, np.ndarray]:
-        found = session.run(None, dict(zip(names, arrays, strict=True)))
-        return dict(zip(outputs, found, strict=True))
-
-    return engine
-
-
 def exported_engine(model: GUPNet, options: argparse.Namespace) -> Engine:
     """Export the whole network to a temporary folder and return its engine; the folder is gone when it returns."""
     with tempfile.TemporaryDirectory() as folder:
         prefix = export_inference(model, options.input_size, Path(folder) / "inference")
-        return inference_engine(prefix, OUTPUTS, options.device)
+        return inference_engine(prefix, options.device, OUTPUTS)
 
 
 # --------------------------------------------------------------------------------------------------------- comparing
@@ -210,50 +139,28 @@ def largest_difference(found: Mapping[str, np.ndarray], expected: Mapping[str, n
     return float(np.max([np.abs(a - b).max() / max(np.abs(b).max(), 1) for a, b in pairs]))  # NaN if any of it is
 
 
-def _move(source: Path, target: Path) -> None:
-    """Put a finished file in its place, atomically."""
-
-    def write(file) -> None:
-        with source.open("rb") as content:
-            shutil.copyfileobj(content, file)
-
-    atomic_write(target, write)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "output", "network"))
-    parser.add_argument(
-        "--format", nargs="+", choices=["inference", "onnx"], default=["inference", "onnx"], help="what to write"
-    )
+    add_format_option(parser)
     parser.set_defaults(output_dir=str(FOLDER / "output" / "export"))
     options = parse_options_for_weights(argv, parser)
     model = load_network(options)
     inputs = simulated_inputs(CHECKED, options.input_size)
     expected = dygraph_outputs(model, inputs)
-    target, names, engines = Path(options.output_dir), [], {}
-    with tempfile.TemporaryDirectory() as folder:
+    target, differences = Path(options.output_dir), {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if "inference" in options.format:
-            prefix = export_inference(model, options.input_size, Path(folder) / "inference")
-            engines["Paddle Inference, whole network"] = inference_engine(prefix, OUTPUTS, options.device)
-            names += ["inference.json", "inference.pdiparams"]
+            prefix = export_inference(model, options.input_size, folder / "inference")
+            found = inference_engine(prefix, options.device, OUTPUTS)(*inputs.values())
+            differences["Paddle Inference, whole network"] = largest_difference(found, expected), LIMIT
         if "onnx" in options.format:
-            prefix = export_dense(model, options.input_size, Path(folder) / "dense")
-            export_onnx(prefix, Path(folder) / "model.onnx")
-            engines["ONNX Runtime, dense part"] = onnx_engine(Path(folder) / "model.onnx", DENSE_OUTPUTS)
-            names.append("model.onnx")
-        for name, engine in engines.items():
-            arrays = inputs.values() if "whole" in name else [inputs["images"]]
-            difference = largest_difference(engine(*arrays), expected)
-            print(f"{name}: largest relative difference to dygraph {difference:.2e} (limit {LIMIT:.0e})")
-            if not difference <= LIMIT:  # a NaN is no agreement either
-                print("nothing was written")
-                return 1
-        for name in names:
-            _move(Path(folder) / name, target / name)
-    network = {name: getattr(options, name) for name in NETWORK_OPTIONS}
-    atomic_write_text(target / "network.json", json.dumps(network, indent=1) + "\n")
-    print(f"wrote {', '.join([*names, 'network.json'])} to {target}")
-    return 0
+            prefix = export_dense(model, options.input_size, folder / "dense")
+            translate_to_onnx(prefix, folder / "model.onnx")
+            found = onnx_engine(folder / "model.onnx", DENSE_OUTPUTS)(inputs["images"])
+            differences["ONNX Runtime, dense part"] = largest_difference(found, expected), LIMIT
+        network = {name: getattr(options, name) for name in NETWORK_OPTIONS}
+        return deliver(folder, target, options.format, differences, network)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ give.
 import argparse
 import math
 
+from shared.norms import use_synchronised_batch_norm
+
 import paddle
 import paddle.distributed as dist
 from datasets import Batch
 from losses import TERMS, Counts, HierarchicalTaskLearning, build_criterion
-from models import BrokenBoxes, GUPNet, use_synchronised_batch_norm
+from models import BrokenBoxes, GUPNet
 from optimizers import EpochSchedule, build_optimizer
 
 

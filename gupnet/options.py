@@ -6,11 +6,22 @@ differ, which start at this folder, and the seed, which the reference never sets
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import HelpFormatter, InputError
+from shared.options import (
+    Group,
+    boolean,
+    count,
+    grouped_parser,
+    not_negative,
+    parse_with_defaults,
+    positive_float,
+    positive_int,
+    probability,
+    remembered_state,
+    require_files,
+)
 
 from constants import CLASSES, INPUT_SIZE
 
@@ -22,56 +33,6 @@ NETWORK_OPTIONS = ("input_size", "writelist")
 SPLITS = ("train", "val", "trainval", "test")
 
 
-def boolean(text: str) -> bool:
-    """yes/true/t/y/1 or no/false/f/n/0 in any case."""
-    word = text.lower()
-    if word in ("yes", "true", "t", "y", "1"):
-        return True
-    if word in ("no", "false", "f", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def positive_int(text: str) -> int:
-    """A whole number from 1 on, of an option."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 0 on, of an option."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """A finite number above 0, of an option."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """A finite number from 0 on, of an option."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return value
-
-
-def probability(text: str) -> float:
-    """A number from 0 to 1, of an option."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
 def input_side(text: str) -> int:
     """A width or height of the network's input: five halvings must come out even."""
     value = positive_int(text)
@@ -80,31 +41,15 @@ def input_side(text: str) -> int:
     return value
 
 
-class _Group:
-    """An argparse group whose options answer to both spellings, `--data-path` and `--data_path`."""
-
-    def __init__(self, parser: argparse.ArgumentParser, title: str):
-        self._group = parser.add_argument_group(title)
-
-    def add(self, *names: str, **settings) -> None:
-        spellings = []
-        for name in names:
-            spellings.append(name)
-            dashed = "--" + name[2:].replace("_", "-")
-            if name.startswith("--") and dashed != name:
-                spellings.append(dashed)
-        self._group.add_argument(*spellings, **settings)
-
-
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the network's input. The tensors of the network are the same whatever they are."""
-    group = _Group(parser, "network")
+    group = Group(parser, "network")
     text = "width and height of the input, multiples of 32 from 64 on"
     group.add("--input_size", type=input_side, nargs=2, default=list(INPUT_SIZE), metavar=("W", "H"), help=text)
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "reading")
+    group = Group(parser, "reading")
     text = "KITTI's object set: the folder with ImageSets/ and training/, or the one that holds it as KITTI/"
     group.add("--data_path", "--root_dir", default=None, metavar="DIR", help=text)
     text = "split to train on; trainval for a submission to KITTI's server"
@@ -125,7 +70,7 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "augmentation")
+    group = Group(parser, "augmentation")
     group.add("--random_flip", type=probability, default=0.5, metavar="P", help="probability of a mirrored image")
     group.add("--random_crop", type=probability, default=0.5, metavar="P", help="probability of a crop")
     group.add("--scale", type=probability, default=0.4, metavar="S", help="spread and bound of the crop's size")
@@ -133,7 +78,7 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "optimisation")
+    group = Group(parser, "optimisation")
     text = "sgd has momentum 0.9"
     group.add("--optimizer", choices=["adam", "sgd"], default="adam", help=text)
     group.add("--lr", type=positive_float, default=0.00125, metavar="LR", help="learning rate")
@@ -150,31 +95,31 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add("--decay_start", choices=["warmup_end", "first_epoch"], default="warmup_end", help=text)
     text = "epochs, and the horizon of hierarchical task learning"
-    group.add("--max_epoch", type=positive_int, default=140, metavar="N", help=text)
+    group.add("--max_epoch", "--epochs", type=positive_int, default=140, metavar="N", help=text)
     text = "batch norms take their statistics over all processes together"
     group.add("--sync_bn", action="store_true", help=text)
 
 
 def _add_decoding_options(parser: argparse.ArgumentParser) -> None:
     text = "lowest score of a result"
-    _Group(parser, "decoding").add("--threshold", type=probability, default=0.2, metavar="P", help=text)
+    Group(parser, "decoding").add("--threshold", type=probability, default=0.2, metavar="P", help=text)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "run")
+    group = Group(parser, "run")
     text = ".pdparams, checkpoint folder or official .pth"
     group.add("--weights", default=None, metavar="W", help=text)
     group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "output")
+    group = Group(parser, "output")
     text = "where results go"
     group.add("--output_dir", "--log_dir", default=str(FOLDER / "output"), metavar="DIR", help=text)
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "training")
+    group = Group(parser, "training")
     text = "backbone to start from: ImageNet's dla34-ba72cf86.pth or a .pdparams of it"
     group.add("--pretrain_path", default=None, metavar="W", help=text)
     text = "continue a training, e.g. from OUTPUT_DIR/latest"
@@ -182,7 +127,14 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add("--max_steps", type=positive_int, default=None, metavar="N", help="stop after N steps in all")
     group.add("--eval_frequency", type=positive_int, default=10, metavar="N", help="epochs between evaluations")
     group.add("--save_frequency", type=positive_int, default=10, metavar="N", help="epochs between kept checkpoints")
-    group.add("--disp_frequency", type=positive_int, default=5, metavar="N", help="batches between log lines")
+    group.add(
+        "--disp_frequency",
+        "--log_frequency",
+        type=positive_int,
+        default=5,
+        metavar="N",
+        help="batches between log lines",
+    )
     text = "also save a checkpoint every N steps; 0: only after epochs"
     group.add("--checkpoint_steps", type=count, default=0, metavar="N", help=text)
     text = "of weights, order and augmentation"
@@ -204,15 +156,7 @@ _GROUPS = {
 
 def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
     """A parser with these groups of options; each script adds its own few."""
-    parser = argparse.ArgumentParser(
-        description=description or "GUPNet in PaddlePaddle",
-        formatter_class=HelpFormatter,
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-    )
-    for group in groups:
-        _GROUPS[group](parser)
-    return parser
+    return grouped_parser(description or "GUPNet in PaddlePaddle", [_GROUPS[group] for group in groups])
 
 
 def parse_options(
@@ -225,12 +169,7 @@ def parse_options(
     `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
     in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
     """
-    everything = build_parser()
-    parser = parser or everything
-    if defaults:
-        parser.set_defaults(**defaults)
-        everything.set_defaults(**defaults)
-    return argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+    return parse_with_defaults(build_parser(), argv, parser, defaults)
 
 
 def remembered_options(weights: str | None) -> dict:
@@ -238,17 +177,7 @@ def remembered_options(weights: str | None) -> dict:
 
     `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
     """
-    if not weights:
-        return {}
-    path = Path(weights)
-    state_file = (path if path.is_dir() else path.parent) / "state.json"
-    if not state_file.is_file():
-        return {}
-    try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        return {name: state["options"][name] for name in NETWORK_OPTIONS}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{state_file}: not a checkpoint's state ({type(error).__name__}); train again") from error
+    return remembered_state(weights, NETWORK_OPTIONS).get("options", {})
 
 
 def parse_options_for_weights(
@@ -261,10 +190,5 @@ def parse_options_for_weights(
     """
     first = parse_options(argv, parser)
     kinds = "give .pdparams, a checkpoint folder or an official .pth (make train-gupnet trains some)"
-    if required and not first.weights:
-        raise InputError(f"--weights is missing: {kinds}")
-    for name in ("weights", "resume", "pretrain_path"):
-        path = getattr(first, name)
-        if path and not Path(path).exists():
-            raise InputError(f"--{name} {path}: no such file or folder; {kinds}")
+    require_files(first, ("weights", "resume", "pretrain_path"), kinds, needed="weights" if required else None)
     return parse_options(argv, parser, remembered_options(first.resume or first.weights))

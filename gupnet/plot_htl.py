@@ -48,13 +48,11 @@ def read_log(path: str | Path) -> list[dict]:
     passes: dict[int, dict] = {}
     current: dict | None = None
     for line in lines:
-        epoch = re.search(r"TRAIN EPOCH (\d{1,9}) .*weights: (.*)", line)
-        if "FIRST PASS" in line:
-            current = passes[-1] = {"epoch": -1, "weights": {}, "lines": []}
-        elif epoch:
-            number = int(epoch[1]) - 1
-            current = passes[number] = {"epoch": number, "weights": _numbers(epoch[2], ""), "lines": []}
-        elif "BATCH[" in line and current:
+        epoch = re.search(r"epoch +(-?\d{1,9}) \| (?:weights: (.*)|losses before)", line)
+        if epoch:
+            number = int(epoch[1])
+            current = passes[number] = {"epoch": number, "weights": _numbers(epoch[2] or "", ""), "lines": []}
+        elif "| batch " in line and current:
             current["lines"].append(_numbers(line, "_loss"))
     found = [passes[number] for number in sorted(passes)]
     if not any(entry["weights"] for entry in found):
@@ -66,8 +64,8 @@ def read_log(path: str | Path) -> list[dict]:
 
 
 def _numbers(text: str, suffix: str) -> dict[str, float]:
-    """{term: number} of `name:number` pairs, names with this suffix; {} where one is not there."""
-    pairs = dict(re.findall(rf"(\w+?){suffix}:(-?\d+\.\d+)(?:,|\s|$)", text))
+    """{term: number} of `name: number` pairs, names with this suffix; {} where one is not there."""
+    pairs = dict(re.findall(rf"(\w+?){suffix}: (-?\d+\.\d+)(?:,|\s|$)", text))
     names = {term: term.removesuffix("_loss") for term in TERMS}
     return {term: float(pairs[name]) for term, name in names.items()} if pairs.keys() >= {*names.values()} else {}
 

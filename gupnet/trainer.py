@@ -158,12 +158,12 @@ class Trainer:
 
     def _begin(self, epoch: int) -> None:
         if epoch < 0:
-            self._log("FIRST PASS: losses before the training")
+            self._log(f"epoch {epoch:>3} | losses before the training")
             return
         self.learner.begin_epoch(epoch)
         rate = self.learner.optimizer.get_lr()
-        weights = ", ".join(f"{_short(name)}:{self.learner.weights[name]:.4f}" for name in TERMS)
-        self._log(f"TRAIN EPOCH {epoch + 1:03d} | learning rate: {rate:.6f} | weights: {weights}")
+        weights = ", ".join(f"{_short(name)}: {self.learner.weights[name]:.4f}" for name in TERMS)
+        self._log(f"epoch {epoch:>3} | weights: {weights}")
         if self.writer:
             self.writer.add_scalar("train/lr", rate, self.step)
             for name, value in self.learner.weights.items():
@@ -207,12 +207,14 @@ class Trainer:
         """The line of every disp_frequency batches: mean losses since the last one."""
         recent, self._recent = self._recent, []
         means = {name: float(np.mean([values[name] for values in recent])) for name in (*TERMS, "loss")}
-        text = ", ".join(f"{name}:{value:.4f}" for name, value in means.items() if epoch >= 0 or name != "loss")
+        names = (*(["loss"] if epoch >= 0 else []), *TERMS)
+        text = " | ".join(f"{name}: {means[name]:.4f}" for name in names)
         speed = self.options.batch_size * self.batches / self.seconds
         left = self.seconds / self.batches * (self.each * (self.options.max_epoch + 1) - self.batches)
         self._log(
-            f"BATCH[{place:04d}/{self.each:04d}] {text} | images/s: {speed:.1f} | elapsed: {_clock(self.seconds)} | "
-            f"left: {_clock(left)}"
+            f"epoch {epoch:>3} | batch {place - 1:>6} | examples/s: {speed:5.1f} | "
+            f"lr: {self.learner.optimizer.get_lr():.3e} | {text} | "
+            f"time elapsed: {_clock(self.seconds)} | time left: {_clock(left)}"
         )
         if self.writer and epoch >= 0:
             for name, value in means.items():
@@ -238,11 +240,8 @@ class Trainer:
             for name in self.options.writelist
             for metric in ("2d", "bev", "3d")
         }
-        text = " | ".join(
-            f"{name} " + " ".join(f"{metric}: {moderate[name, metric]:.2f}" for metric in ("2d", "bev", "3d"))
-            for name in self.options.writelist
-        )
-        self._log(f"EVALUATION after epoch {done:03d}, AP40 moderate | {text}")
+        text = " | ".join(f"{name}_{metric}: {value:.2f}" for (name, metric), value in moderate.items())
+        self._log(f"validation after epoch {done - 1:>3} | AP40, moderate | {text}")
         if self.writer:
             for (name, metric), value in moderate.items():
                 self.writer.add_scalar(f"val/{name}_{metric}", value, self.step)

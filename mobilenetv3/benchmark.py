@@ -9,14 +9,14 @@ ONNX Runtime; then one training step, with the most memory that a process of eac
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared import HelpFormatter, run
-from shared.measure import compare_speed, environment, measure, run_child, speed_table
+from shared.measure import compare_speed, environment, measure_processes, run_child, serve, speed_table
+from shared.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
 import numpy as np
@@ -40,7 +40,7 @@ def build_case(side: str, task: str, batch: int, options: argparse.Namespace) ->
     if side == TORCH:
         return _torch_case(task, images, labels, options)
     import paddle
-    from export import export_inference, export_onnx, inference_engine, onnx_engine
+    from export import export_inference, inference_engine, onnx_engine, translate_to_onnx
     from losses import build_criterion
     from models import build_model
     from optimizers import build_optimizer
@@ -71,7 +71,7 @@ def build_case(side: str, task: str, batch: int, options: argparse.Namespace) ->
         if side == "Paddle Inference":
             engine = inference_engine(prefix)
         else:
-            export_onnx(prefix, Path(folder) / "model.onnx")
+            translate_to_onnx(prefix, Path(folder) / "model.onnx")
             engine = onnx_engine(Path(folder) / "model.onnx")
     return lambda: engine(images)
 
@@ -98,53 +98,14 @@ def _torch_case(task: str, images: np.ndarray, labels: np.ndarray, options: argp
     return forward if task == "inference" else step
 
 
-class Side:
-    """A child process that runs its case once for every line it is sent."""
-
-    def __init__(self, argv: Sequence[str], side: str, task: str, batch: int):
-        command = [sys.executable, __file__, *argv, "--serve", side, task, str(batch)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._expect("ready")
-
-    def _expect(self, word: str) -> None:
-        for line in self.process.stdout:
-            if line.strip() == word:
-                return
-        raise RuntimeError(f"benchmark: {' '.join(self.process.args[-3:])} ended with {self.process.wait()}")
-
-    def __call__(self) -> None:
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self._expect("done")
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def serve(side: str, task: str, batch: int, options: argparse.Namespace) -> None:
-    """The child's end of `Side`."""
-    case = build_case(side, task, batch, options)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        case()
-        print("done", flush=True)
-
-
 def compare(
     argv: Sequence[str], sides: Sequence[str], task: str, batch: int, options: argparse.Namespace
 ) -> list[dict]:
     """Rows of `shared.measure.speed_table` for one task and batch size; memory as well for training."""
-    children = {side: Side(argv, side, task, batch) for side in (TORCH, *sides)}
-    try:
-        rows = compare_speed(
-            measure(children, options.repeats, warmup=3, seconds=options.seconds, rest=REST), TORCH, batch
-        )
-    finally:
-        for child in children.values():
-            child.close()
+    case = [sys.executable, __file__, *argv, "--serve"]
+    commands = {side: [*case, side, task, str(batch)] for side in (TORCH, *sides)}
+    times = measure_processes(commands, repeats=options.repeats, warmup=3, seconds=options.seconds, rest=REST)
+    rows = compare_speed(times, TORCH, batch)
     if task == "training":
         for row in rows:
             command = [sys.executable, __file__, *argv, "--steps", row["name"], task, str(batch)]
@@ -159,15 +120,19 @@ def main(raw: Sequence[str] | None = None) -> None:
     add_network_options(parser)
     parser.add_argument(
         "--batch_size",
-        type=int,
+        type=positive_int,
         nargs="+",
         metavar="N",
         default=[1, 16],
         help="batches to infer (1 and 16)",
     )
-    parser.add_argument("--train_batch_size", type=int, metavar="N", default=16, help="batch of a training step")
-    parser.add_argument("--repeats", type=int, metavar="N", default=20, help="measured calls of each side")
-    parser.add_argument("--seconds", type=float, metavar="S", default=60, help="most seconds for one comparison")
+    parser.add_argument(
+        "--train_batch_size", type=positive_int, metavar="N", default=16, help="batch of a training step"
+    )
+    parser.add_argument("--repeats", type=positive_int, metavar="N", default=20, help="measured calls of each side")
+    parser.add_argument(
+        "--seconds", type=positive_float, metavar="S", default=60, help="most seconds for one comparison"
+    )
     parser.add_argument("--output", metavar="JSON", help="also write the figures to this file")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--steps", nargs=3, help=argparse.SUPPRESS)
@@ -175,9 +140,9 @@ def main(raw: Sequence[str] | None = None) -> None:
     options.opt, options.lr, options.weight_decay = "rmsprop", 0.001, 1e-5
     if options.serve or options.steps:
         side, task, batch = options.serve or options.steps
-        if options.serve:
-            return serve(side, task, int(batch), options)
         case = build_case(side, task, int(batch), options)
+        if options.serve:
+            return serve(case)
         for _ in range(3):
             case()
         print(json.dumps(None))

@@ -7,6 +7,7 @@ Also writes predictions.json.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def _fit(pen: ImageDraw.ImageDraw, text: str, font, width: float) -> str:
     return text + "..."
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "output", "network", "preprocessing"))
     parser.add_argument("--image_path", default=None, metavar="PATH", help="a picture, or a folder of pictures")
     parser.add_argument("--class_names", default=None, metavar="FILE", help="class names, one a line")
@@ -113,9 +114,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     root = Path(options.image_path)
     output_dir = Path(options.output_dir)
-    predictions = {}
-    for path in tqdm(pictures, desc="demo", unit="picture", disable=None):
-        picture = load_image(path)
+    predictions, failed = {}, 0
+    for path in tqdm(pictures, desc="demo", unit="picture", leave=False, disable=None):
+        try:
+            picture = load_image(path)
+        except InputError as error:
+            if len(pictures) == 1:
+                raise
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
         images = transform(picture, None)[None]
         probabilities = softmax(predict(paddle.to_tensor(images)))[0]
         best = np.argsort(-probabilities, kind="stable")[:TOP]
@@ -132,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{relative}: " + ", ".join(f"{n.split(',')[0]} {p:.3f}" for n, p in zip(labels, shares, strict=True))
         )
     atomic_write_text(output_dir / "predictions.json", json.dumps(predictions, indent=1) + "\n")
-    print(f"wrote {len(pictures)} pictures to {output_dir}")
+    print(f"{len(pictures) - failed} of {len(pictures)} pictures done; files in {output_dir}")
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

@@ -95,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     predict = dygraph_predictor(model) if options.engine == "dygraph" else inference_predictor(model, options)
     metrics = evaluate(predict, dataset, options)
     print(
-        f"Test:  Acc@1 {metrics['acc1']:.3f} Acc@5 {metrics['acc5']:.3f}  ({metrics['images']} images, "
-        f"loss {metrics['loss']:.4f}, {options.engine})"
+        f"loss: {metrics['loss']:.4f} | acc1: {metrics['acc1']:.3f} | acc5: {metrics['acc5']:.3f} | "
+        f"{metrics['images']} pictures, {options.engine}"
     )
     if options.output:
         atomic_write_text(options.output, json.dumps(metrics, indent=1) + "\n")

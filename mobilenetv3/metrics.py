@@ -74,5 +74,9 @@ class Meters:
     def __contains__(self, name: str) -> bool:
         return name in self.meters
 
+    def line(self, delimiter: str = "  ") -> str:
+        """All meters that have a value, by default as the reference writes them."""
+        return delimiter.join(f"{name}: {meter}" for name, meter in self.meters.items() if meter.count)
+
     def __str__(self) -> str:
-        return "  ".join(f"{name}: {meter}" for name, meter in self.meters.items() if meter.count)
+        return self.line()

@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Iterable
 
+from shared.norms import BatchNorm2D
+
 import paddle
-from models.layers import BatchNorm2D
 from paddle import nn
 from paddle.optimizer import lr as schedules
 

@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 from shared import InputError
+from shared.norms import use_synchronised_batch_norm
 from shared.weights import as_numpy, load_checkpoint, save_checkpoint
 
 import numpy as np
@@ -24,7 +25,7 @@ from ema import ModelAverage, adjusted_decay
 from evaluate import dygraph_predictor, evaluate
 from losses import build_criterion
 from metrics import Meter, Meters, accuracy
-from models import build_model, use_synchronised_batch_norm
+from models import build_model
 from optimizers import build_optimizer, build_scheduler, clip_gradients
 from paddle.utils import unique_name
 from tqdm import tqdm
@@ -102,6 +103,7 @@ class Trainer:
         self.scaler = paddle.amp.GradScaler(enable=options.amp and options.device == "gpu")
 
         self.epoch = self.step_in_epoch = self.step = 0
+        self.seconds = 0.0  # of all steps so far
         self.best = -1.0
         self.history: list[dict] = []
         self.writer = None
@@ -123,51 +125,52 @@ class Trainer:
         if self.rank == 0:
             self.writer = LogWriter(str(self.output_dir / "visualdl"))
         metrics = {}
-        while self.epoch < options.epochs and not self._reached_last_step():
-            self._train_epoch()
-            if self.step_in_epoch == self.sampler.steps_per_epoch:
-                self.epoch, self.step_in_epoch = self.epoch + 1, 0
-                self.scheduler.step()
-            over = self.epoch == options.epochs or self._reached_last_step()
-            if over or self.epoch % options.eval_freq == 0:
-                metrics = self.evaluate()
-                if metrics["acc1"] > self.best:
-                    self.best = metrics["acc1"]
-                    self._save("best")
-            self._save("latest")
+        total = options.epochs * self.sampler.steps_per_epoch
+        last, hidden = min(total, options.max_steps or total), None if self.rank == 0 else True
+        with tqdm(total=last, initial=self.step, desc="train", unit="step", leave=False, disable=hidden) as bar:
+            while self.epoch < options.epochs and not self._reached_last_step():
+                self._train_epoch(bar)
+                if self.step_in_epoch == self.sampler.steps_per_epoch:
+                    self.epoch, self.step_in_epoch = self.epoch + 1, 0
+                    self.scheduler.step()
+                over = self.epoch == options.epochs or self._reached_last_step()
+                if over or self.epoch % options.eval_freq == 0:
+                    metrics = self.evaluate()
+                    if metrics["acc1"] > self.best:
+                        self.best = metrics["acc1"]
+                        self._save("best")
+                self._save("latest")
         if self.writer:
             self.writer.close()
         return metrics
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, bar: tqdm) -> None:
         options = self.options
         self.loader.set_epoch(self.epoch, start_step=self.step_in_epoch)
-        meters = Meters(lr=Meter(1, "{last:.6f}"), **{"img/s": Meter(10, "{median:.1f}")})
+        meters = Meters(**{"examples/s": Meter(10, "{median:5.1f}")}, lr=Meter(1, "{last:.3e}"))
         steps = self.sampler.steps_per_epoch
         began = time.perf_counter()
-        bar = tqdm(
-            self.loader,
-            desc=f"epoch {self.epoch}",
-            total=steps,
-            initial=self.step_in_epoch,
-            unit="step",
-            leave=False,
-            disable=None if self.rank == 0 else True,
-        )
-        for images, labels in bar:
+        for images, labels in self.loader:
             loss, outputs, targets = self._train_step(images, labels)
             self.step_in_epoch += 1
             self.step += 1
+            bar.update()
             acc1, acc5 = accuracy(outputs, targets)
-            now = time.perf_counter()
-            meters.update(lr=self.optimizer.get_lr(), **{"img/s": len(targets) * self.world / (now - began)}, loss=loss)
+            spent = time.perf_counter() - began
+            self.seconds += spent
+            began += spent
+            speed = len(targets) * self.world / spent
+            meters.update(**{"examples/s": speed}, lr=self.optimizer.get_lr(), loss=loss)
             meters.update(len(targets), acc1=acc1, acc5=acc5)
-            began = now
             if self.writer:
                 self.writer.add_scalar("train/loss", loss, self.step)
                 self.writer.add_scalar("train/lr", self.optimizer.get_lr(), self.step)
             if self.step_in_epoch % options.print_freq == 0 or self.step_in_epoch == steps:
-                self._log(f"Epoch: [{self.epoch}]  [{self.step_in_epoch:4d}/{steps}]  {meters}")
+                left = self.seconds * (steps * options.epochs / self.step - 1)
+                self._log(
+                    f"epoch {self.epoch:>3} | batch {self.step_in_epoch - 1:>6} | {meters.line(' | ')} | "
+                    f"time elapsed: {_clock(self.seconds)} | time left: {_clock(left)}"
+                )
             if self._stop_requested():
                 self._save("latest")
                 raise Interrupted(self._signal)
@@ -214,11 +217,14 @@ class Trainer:
     def evaluate(self) -> dict:
         """Metrics of the current weights (and of their moving average) on val/."""
         metrics = evaluate(dygraph_predictor(self.model), self.val_set, self.options, self.criterion)
-        self._log(f"Test:  Acc@1 {metrics['acc1']:.3f} Acc@5 {metrics['acc5']:.3f} loss {metrics['loss']:.4f}")
+        shown = {name: metrics[name] for name in ("acc1", "acc5")}
         if self.average and self.average.count:
             averaged = evaluate(dygraph_predictor(self.average.average), self.val_set, self.options, self.criterion)
-            self._log(f"Test EMA:  Acc@1 {averaged['acc1']:.3f} Acc@5 {averaged['acc5']:.3f}")
+            shown |= {f"ema_{name}": averaged[name] for name in ("acc1", "acc5")}
             metrics |= {f"ema_{name}": averaged[name] for name in ("acc1", "acc5", "loss")}
+        text = " | ".join(f"{name}: {value:.3f}" for name, value in shown.items())
+        when = f"after epoch {self.history[-1]['epoch']:>3}" if self.history else "before the training"
+        self._log(f"validation {when} | loss: {metrics['loss']:.4f} | {text}")
         if self.history:
             self.history[-1] |= {f"val_{name}": metrics[name] for name in ("acc1", "acc5", "loss")}
         if self.writer:
@@ -268,6 +274,7 @@ class Trainer:
             "step": self.step,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
+            "seconds": self.seconds,
             "best": self.best,
             "ema_count": self.average.count if self.average else 0,
             "scaler": {name: np.asarray(value).tolist() for name, value in self.scaler.state_dict().items()},
@@ -298,7 +305,7 @@ class Trainer:
             load_official(self.average.average, checkpoint.path / "ema.pdparams")
             self.average.count = state["ema_count"]
         self.epoch, self.step_in_epoch, self.step = state["epoch"], state["step_in_epoch"], state["step"]
-        self.best, self.history = state["best"], state["history"]
+        self.seconds, self.best, self.history = state["seconds"], state["best"], state["history"]
         scaler = state["scaler"]
         if scaler:
             self.scaler.load_state_dict(scaler | {"scale": np.array(scaler["scale"], np.float32)})
@@ -327,3 +334,9 @@ class Trainer:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with (self.output_dir / "train.log").open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
+def _clock(seconds: float) -> str:
+    """01h02m05s."""
+    whole = int(seconds)
+    return f"{whole // 3600:02d}h{whole // 60 % 60:02d}m{whole % 60:02d}s"

@@ -13,18 +13,18 @@ import argparse
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared import HelpFormatter, InputError, run
-from shared.measure import compare_speed, environment, measure, run_child, speed_table
+from shared.measure import compare_speed, environment, measure_processes, resident_bytes, run_child, serve, speed_table
+from shared.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
 import numpy as np
-from options import LAYERS, parse_options, positive_float, positive_int, sources
+from options import LAYERS, parse_options, sources
 
 TORCH, DYGRAPH, INFERENCE, ONNX = "torch eager", "Paddle dygraph", "Paddle Inference", "ONNX Runtime"
 LOOP, VECTORISED = "loop over points", "whole arrays"
@@ -69,7 +69,7 @@ def _torch_inference(options: argparse.Namespace) -> Callable:
 
 def _paddle_inference(side: str, options: argparse.Namespace) -> Callable:
     import paddle
-    from export import export_inference, export_onnx, exported_predictor, onnx_engine
+    from export import export_inference, exported_predictor, onnx_engine, translate_to_onnx
     from inference import dygraph_predictor
     from models import build_model
 
@@ -79,7 +79,7 @@ def _paddle_inference(side: str, options: argparse.Namespace) -> Callable:
     if side == ONNX:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
-            export_onnx(export_inference(model, Path(folder)), target)
+            translate_to_onnx(export_inference(model, Path(folder)), target)
             engine = onnx_engine(target)
     else:
         engine = dygraph_predictor(model) if side == DYGRAPH else exported_predictor(model, options)
@@ -172,61 +172,21 @@ def simulate_scan(folder: Path) -> tuple[Path, Path]:
 # ---------------------------------------------------------------- sides that take turns
 
 
-class Side:
-    """A child process that runs its case once for every line it is sent."""
-
-    def __init__(self, argv: Sequence[str], case: Sequence[str]):
-        command = [sys.executable, __file__, *argv, "--serve", *case]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._expect("ready")
-
-    def _expect(self, word: str) -> None:
-        for line in self.process.stdout:
-            if line.strip() == word:
-                return
-        case = " ".join(self.process.args[self.process.args.index("--serve") + 1 :])
-        raise RuntimeError(f"benchmark: {case} ended with {self.process.wait()}")
-
-    def __call__(self) -> None:
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self._expect("done")
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def serve(case: Callable[[], object]) -> None:
-    """The child's end of `Side`."""
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        case()
-        print("done", flush=True)
-
-
 def hold(case: Sequence[str], options: argparse.Namespace) -> None:
     """Run a case three times; prints the bytes that its process held once its library was imported."""
     importlib.import_module("torch" if case[0] == TORCH else "paddle")
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    before = resident_bytes()
     call = build_case(case, options)
     for _ in range(3):
         call()
-    print(json.dumps(pages * os.sysconf("SC_PAGE_SIZE")))
+    print(json.dumps(before))
 
 
 def compare(argv: Sequence[str], sides: Sequence[str], task: Sequence, options: argparse.Namespace) -> list[dict]:
     """Rows of `shared.measure.speed_table` for one task; the first side is the one compared with."""
-    task, children = list(map(str, task)), {}
-    try:
-        for side in sides:
-            children[side] = Side(argv, [side, *task])
-        times = measure(children, options.repeats, warmup=2, seconds=options.seconds, rest=REST)
-    finally:
-        for child in children.values():
-            child.close()
+    case = [sys.executable, __file__, *argv, "--serve"]
+    commands = {side: [*case, side, *map(str, task)] for side in sides}
+    times = measure_processes(commands, repeats=options.repeats, warmup=2, seconds=options.seconds, rest=REST)
     return compare_speed(times, sides[0], int(task[1]) if task[0] == "step" else 1)
 
 

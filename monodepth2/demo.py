@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tqdm.write(f"{path}: {len(shown[1])} points of the scan in the picture")
         tqdm.write(f"{path}: {kind} {array.min():.4g} to {array.max():.4g}")
     done = len(pictures) - failed
-    print(f"predicted {done} of {len(pictures)} pictures; files in {options.output_dir or 'their own folders'}")
+    print(f"{done} of {len(pictures)} pictures done; files in {options.output_dir or 'their own folders'}")
     return 2 if failed else 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from shared import InputError
+from shared.options import require_files
 
 import numpy as np
 import paddle
@@ -37,8 +38,7 @@ def parse_for_weights(
     first = parse_options(argv, parser)
     if not first.weights:
         return first
-    if not Path(first.weights).exists():
-        raise InputError(f"--weights {first.weights}: no such file or folder; check the path")
+    require_files(first, ["weights"], "check the path")
     stored = stored_options(first.weights)
     options = parse_options(argv, parser, stored)
     if own_size and "height" in stored:

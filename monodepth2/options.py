@@ -6,11 +6,20 @@ only the places of files differ, which start at this folder.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import HelpFormatter, InputError
+from shared.options import (
+    Group,
+    boolean,
+    count,
+    grouped_parser,
+    not_negative,
+    parse_with_defaults,
+    positive_float,
+    positive_int,
+    remembered_state,
+)
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -33,47 +42,6 @@ LAYERS = (18, 34, 50, 101, 152)
 SUBMODELS = ("encoder", "depth", "pose_encoder", "pose", "predictive_mask")
 
 
-def boolean(text: str) -> bool:
-    """yes/true/t/y/1 or no/false/f/n/0 in any case."""
-    word = text.lower()
-    if word in ("yes", "true", "t", "y", "1"):
-        return True
-    if word in ("no", "false", "f", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def positive_int(text: str) -> int:
-    """A whole number from 1 on, of an option."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 0 on, of an option."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """A finite number above 0, of an option."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return value
-
-
 def _side(text: str) -> int:
     """A height or width of the network's input: five halvings must come out even, and leave two pixels to mirror."""
     value = positive_int(text)
@@ -82,25 +50,9 @@ def _side(text: str) -> int:
     return value
 
 
-class _Group:
-    """An argparse group whose options answer to both spellings, `--data-path` and `--data_path`."""
-
-    def __init__(self, parser: argparse.ArgumentParser, title: str):
-        self._group = parser.add_argument_group(title)
-
-    def add(self, *names: str, **settings) -> None:
-        spellings = []
-        for name in names:
-            spellings.append(name)
-            dashed = "--" + name[2:].replace("_", "-")
-            if name.startswith("--") and dashed != name:
-                spellings.append(dashed)
-        self._group.add_argument(*spellings, **settings)
-
-
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the network (fact sheet sections 2 and 4)."""
-    group = _Group(parser, "network")
+    group = Group(parser, "network")
     group.add("--num_layers", type=int, choices=LAYERS, default=18, help="depth of the ResNets")
     group.add("--height", type=_side, default=192, metavar="H", help="input height, a multiple of 32 from 64 on")
     group.add("--width", type=_side, default=640, metavar="W", help="input width, a multiple of 32 from 64 on")
@@ -131,7 +83,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "reading pictures")
+    group = Group(parser, "reading pictures")
     group.add("--data_path", default=None, metavar="DIR", help="KITTI: folder with the dates, or with sequences/")
     group.add("--split", default="eigen_zhou", help="split to train on: eigen_zhou, eigen_full, odom, benchmark, mini")
     text = "folder of the splits' folders of text files"
@@ -142,7 +94,7 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "augmentation")
+    group = Group(parser, "augmentation")
     text = "of the pictures; the earlier Paddle port's published figures were made with nearest"
     group.add("--resize", choices=["lanczos", "nearest"], default="lanczos", help=text)
     text = "one draw of the colour jitter for the item's pictures together, or one for each, as in the earlier port"
@@ -150,10 +102,10 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "optimisation")
+    group = Group(parser, "optimisation")
     group.add("--batch_size", type=positive_int, default=12, metavar="N", help="items per process and step")
-    group.add("--learning_rate", type=positive_float, default=1e-4, metavar="LR", help="of Adam")
-    group.add("--num_epochs", type=positive_int, default=20, metavar="N")
+    group.add("--learning_rate", "--lr", type=positive_float, default=1e-4, metavar="LR", help="of Adam")
+    group.add("--num_epochs", "--epochs", type=positive_int, default=20, metavar="N")
     text = "epochs between drops of the rate to a tenth"
     group.add("--scheduler_step_size", type=positive_int, default=15, metavar="N", help=text)
     text = (
@@ -168,8 +120,8 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the losses (fact sheet section 5)."""
-    group = _Group(parser, "losses")
-    group.add("--disparity_smoothness", type=_not_negative, default=1e-3, metavar="W", help="weight of the smoothness")
+    group = Group(parser, "losses")
+    group.add("--disparity_smoothness", type=not_negative, default=1e-3, metavar="W", help="weight of the smoothness")
     group.add("--v1_multiscale", action="store_true", help="losses at each scale's own resolution")
     group.add("--avg_reprojection", action="store_true", help="mean over the sources instead of their minimum")
     group.add("--disable_automasking", action="store_true", help="no comparison with the unwarped sources")
@@ -179,7 +131,7 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "run")
+    group = Group(parser, "run")
     text = "folder of official .pth files, .pdparams, or checkpoint folder"
     group.add("--weights", "--load_weights_folder", default=None, metavar="W", help=text)
     group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
@@ -187,14 +139,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "output")
+    group = Group(parser, "output")
     group.add("--output_dir", default=None, metavar="DIR", help="where results go; default: LOG_DIR/MODEL_NAME")
     group.add("--log_dir", default=str(FOLDER / "output"), metavar="DIR", help="folder of the runs' folders")
     group.add("--model_name", default="mdp", metavar="NAME", help="the run's folder")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "training")
+    group = Group(parser, "training")
     group.add(
         "--weights_init",
         default="pretrained",
@@ -216,7 +168,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "evaluation")
+    group = Group(parser, "evaluation")
     group.add("--eval_stereo", action="store_true", help="scale by the baseline (5.4), no median scaling")
     text = "median scaling; default: as the weights were trained"
     group.add("--eval_mono", action="store_true", help=text)
@@ -253,15 +205,7 @@ _GROUPS = {
 
 def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
     """A parser with these groups of options; each script adds its own few."""
-    parser = argparse.ArgumentParser(
-        description=description or "Monodepth2 in PaddlePaddle",
-        formatter_class=HelpFormatter,
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-    )
-    for group in groups:
-        _GROUPS[group](parser)
-    return parser
+    return grouped_parser(description or "Monodepth2 in PaddlePaddle", [_GROUPS[group] for group in groups])
 
 
 def parse_options(
@@ -274,12 +218,8 @@ def parse_options(
     `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
     in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
     """
-    everything = build_parser()
-    parser = parser or everything
-    if defaults:
-        parser.set_defaults(**defaults)
-        everything.set_defaults(**defaults)
-    options = argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+    parser = parser or build_parser()
+    options = parse_with_defaults(build_parser(), argv, parser, defaults)
     if options.frame_ids[0] != 0 or len(set(options.frame_ids)) != len(options.frame_ids):
         parser.error("argument --frame_ids: the first must be 0 and each may stand once")
     trains = any(action.dest == "no_ssim" for action in parser._actions)
@@ -302,14 +242,4 @@ def remembered_options(weights: str | None) -> dict:
 
     `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
     """
-    if not weights:
-        return {}
-    path = Path(weights)
-    state_file = (path if path.is_dir() else path.parent) / "state.json"
-    if not state_file.is_file():
-        return {}
-    try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        return {name: state["options"][name] for name in NETWORK_OPTIONS}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{state_file}: not a checkpoint's state ({type(error).__name__}); train again") from error
+    return remembered_state(weights, NETWORK_OPTIONS).get("options", {})

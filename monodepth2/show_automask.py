@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared import InputError, run
+from shared.options import count
 from shared.weights import atomic_write
 
 import numpy as np
@@ -19,7 +20,7 @@ from datasets import build_dataset
 from demo import colour_map
 from inference import load_network, parse_for_weights
 from losses import build_criterion
-from options import FOLDER, build_parser, count, sources
+from options import FOLDER, build_parser, sources
 from PIL import Image
 
 

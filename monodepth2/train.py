@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared import InputError, run
+from shared.options import require_files
 
 import paddle
 import paddle.distributed as dist
@@ -30,10 +31,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
         __doc__, ("run", "output", "network", "reading", "augmentation", "optimisation", "losses", "training")
     )
     options = parse_options(argv, parser)
-    for name in ("weights", "resume"):
-        path = getattr(options, name)
-        if path and not Path(path).exists():
-            raise InputError(f"--{name} {path}: no such file or folder; check the path")
+    require_files(options, ("weights", "resume"), "check the path")
     if options.resume:
         options = parse_options(argv, parser, remembered_options(options.resume))
     if not options.data_path:

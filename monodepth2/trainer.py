@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from shared import InputError
+from shared.norms import use_synchronised_batch_norm
 from shared.weights import as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
 
 import numpy as np
@@ -22,7 +23,7 @@ from convert import load_official, load_resnet
 from datasets import EpochBatchSampler, build_dataset, build_loader, training_keys
 from losses import build_criterion
 from metrics import MONITOR, monitor_errors
-from models import build_model, use_synchronised_batch_norm
+from models import build_model
 from optimizers import build_optimizer, build_scheduler
 from options import FOLDER, sources
 from paddle.utils import unique_name
@@ -256,7 +257,8 @@ class Trainer:
         place = (self.step - 1) % self.sampler.steps_per_epoch
         speed = options.batch_size * self.world / spent
         self._log(
-            f"epoch {self.epoch:>3} | batch {place:>6} | examples/s: {speed:5.1f} | loss: {loss:.5f} | "
+            f"epoch {self.epoch:>3} | batch {place:>6} | examples/s: {speed:5.1f} | "
+            f"lr: {self.optimizer.get_lr():.3e} | loss: {loss:.5f} | "
             f"time elapsed: {_clock(self.seconds)} | time left: {_clock(left)}"
         )
         self.history.append({"step": self.step, "loss": loss})

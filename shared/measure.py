@@ -100,6 +100,60 @@ def speed_table(rows: Sequence[Mapping[str, Any]], baseline: str) -> str:
     return text_table(header, [[row["name"], *(cell(row) for _, cell in columns)] for row in rows])
 
 
+class _Side:
+    """A child process that runs its case once for every line it is sent."""
+
+    def __init__(self, command: Sequence[str]):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._expect("ready")
+
+    def _expect(self, word: str) -> None:
+        for line in self.process.stdout:
+            if line.strip() == word:
+                return
+        raise RuntimeError(f"{' '.join(self.process.args)}: ended with {self.process.wait()}")
+
+    def __call__(self) -> None:
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self._expect("done")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure_processes(commands: Mapping[str, Sequence[str | Path]], **settings) -> dict[str, Timing]:
+    """`measure`, each side in a process of its own, so that no two OpenMP runtimes share one.
+
+    commands: {side: command that ends in `serve`}; settings: those of `measure`. Raises RuntimeError when a process
+    ends before it was asked to.
+    """
+    sides: dict[str, _Side] = {}
+    try:
+        for name, command in commands.items():
+            sides[name] = _Side([str(word) for word in command])
+        return measure(sides, **settings)
+    finally:
+        for side in sides.values():
+            side.close()
+
+
+def serve(case: Callable[[], Any]) -> None:
+    """The end of `measure_processes` in the child: one call of `case` for every line on stdin."""
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        case()
+        print("done", flush=True)
+
+
+def resident_bytes() -> int:
+    """The memory that this process holds now; Linux only."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @dataclass(frozen=True)
 class Child:
     """What `run_child` found: the JSON value that the child printed last, and the most memory it held at once."""

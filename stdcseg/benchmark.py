@@ -10,18 +10,18 @@ the most memory that a process of each side held; last, the memory that evaluati
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared import HelpFormatter, run
-from shared.measure import compare_speed, environment, measure, run_child, speed_table, text_table
+from shared.measure import compare_speed, environment, measure_processes, run_child, serve, speed_table, text_table
+from shared.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
 import numpy as np
-from options import add_network_options, parse_options, positive_int
+from options import add_network_options, parse_options
 
 TORCH = "torch eager"
 INFERENCE = ("Paddle dygraph", "Paddle Inference", "ONNX Runtime")
@@ -53,7 +53,7 @@ def build_case(
     if side == TORCH:
         return _torch_case(task, images, labels, options)
     import paddle
-    from export import export_inference, export_onnx, inference_engine, onnx_engine
+    from export import export_inference, inference_engine, onnx_engine, translate_to_onnx
     from losses import build_criterion
     from models import build_model
     from optimizers import build_optimizer
@@ -85,7 +85,7 @@ def build_case(
         if side == "Paddle Inference":
             engine = inference_engine(prefix)
         else:
-            export_onnx(prefix, Path(folder) / "model.onnx")
+            translate_to_onnx(prefix, Path(folder) / "model.onnx")
             engine = onnx_engine(Path(folder) / "model.onnx")
     return lambda: engine(images)
 
@@ -115,40 +115,6 @@ def _torch_case(task: str, images: np.ndarray, labels: np.ndarray, options: argp
     return forward if task == "inference" else step
 
 
-class Side:
-    """A child process that runs its case once for every line it is sent."""
-
-    def __init__(self, argv: Sequence[str], case: Sequence[str]):
-        command = [sys.executable, __file__, *argv, "--serve", *case]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._expect("ready")
-
-    def _expect(self, word: str) -> None:
-        for line in self.process.stdout:
-            if line.strip() == word:
-                return
-        raise RuntimeError(f"benchmark: {' '.join(self.process.args[-5:])} ended with {self.process.wait()}")
-
-    def __call__(self) -> None:
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self._expect("done")
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def serve(case: Callable[[], object]) -> None:
-    """The child's end of `Side`."""
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        case()
-        print("done", flush=True)
-
-
 def compare(
     argv: Sequence[str],
     sides: Sequence[str],
@@ -159,14 +125,10 @@ def compare(
 ) -> list[dict]:
     """Rows of `shared.measure.speed_table` for one task; memory as well for training."""
     case = [task, str(batch), *map(str, size)]
-    children = {side: Side(argv, [side, *case]) for side in (TORCH, *sides)}
-    try:
-        rows = compare_speed(
-            measure(children, options.repeats, warmup=2, seconds=options.seconds, rest=REST), TORCH, batch
-        )
-    finally:
-        for child in children.values():
-            child.close()
+    serving = [sys.executable, __file__, *argv, "--serve"]
+    commands = {side: [*serving, side, *case] for side in (TORCH, *sides)}
+    times = measure_processes(commands, repeats=options.repeats, warmup=2, seconds=options.seconds, rest=REST)
+    rows = compare_speed(times, TORCH, batch)
     if task == "training":
         for row in rows:
             command = [sys.executable, __file__, *argv, "--steps", row["name"], *case]
@@ -198,7 +160,9 @@ def main(raw: Sequence[str] | None = None) -> None:
         "--train_batch_size", type=positive_int, metavar="N", default=4, help="batch of a training step"
     )
     parser.add_argument("--repeats", type=positive_int, metavar="N", default=10, help="measured calls of each side")
-    parser.add_argument("--seconds", type=float, metavar="S", default=60, help="most seconds for one comparison")
+    parser.add_argument(
+        "--seconds", type=positive_float, metavar="S", default=60, help="most seconds for one comparison"
+    )
     parser.add_argument("--output", metavar="JSON", help="also write the figures to this file")
     parser.add_argument("--serve", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--steps", nargs=5, help=argparse.SUPPRESS)

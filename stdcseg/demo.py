@@ -13,10 +13,12 @@ import colorsys
 import json
 import math
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared import InputError, run
+from shared.options import positive_float
 from shared.weights import atomic_write, atomic_write_text
 
 import numpy as np
@@ -26,7 +28,7 @@ from datasets import CLASS_NAMES, PALETTE, load_image, normalise, to_label_ids
 from evaluate import class_names, dygraph_segment
 from inference import predict_scaled
 from models import build_model
-from options import build_parser, parse_options_for_weights, positive_float
+from options import build_parser, parse_options_for_weights
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
@@ -149,7 +151,16 @@ def _targets(pictures: Sequence[Path], root: Path, output_dir: Path) -> list[Pat
     return [output_dir / place for place in (bare if len(set(bare)) == len(bare) else places)]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _segmented(segment: Callable, picture: Image.Image, path: Path, scale: float) -> np.ndarray:
+    """Labels [H, W] of a picture. InputError, which names it, where it is too small for the network."""
+    images = paddle.to_tensor(normalise(np.asarray(picture)))[None]
+    try:
+        return predict_scaled(segment, images, scale, images.shape[2:])[0]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "output", "network"))
     group = parser.add_argument_group("demo")
     text = "a picture, or a folder of pictures with sub-folders"
@@ -180,14 +191,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     colours[values] = palette
     root, output_dir = Path(options.image_path), Path(options.output_dir)
     targets = _targets(pictures, root, output_dir)
-    summary = {}
-    for path, target in zip(tqdm(pictures, desc="demo", unit="picture", disable=None), targets, strict=True):
-        picture = read_picture(path)
-        images = paddle.to_tensor(normalise(np.asarray(picture)))[None]
+    summary, failed = {}, 0
+    bar = tqdm(pictures, desc="demo", unit="picture", leave=False, disable=None)
+    for path, target in zip(bar, targets, strict=True):
         try:
-            labels = predict_scaled(segment, images, options.scale, images.shape[2:])[0]
+            picture = read_picture(path)
+            labels = _segmented(segment, picture, path, options.scale)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            if len(pictures) == 1:
+                raise
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            failed += 1
+            continue
         overlay = draw_overlay(picture, labels, palette, names, options.alpha)
         for ending, image in (("overlay", overlay), ("labels", indexed(values[labels], colours))):
             file_name = target.with_name(f"{target.name}_{ending}.png")
@@ -198,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         most = ", ".join(f"{name} {_percent(share)}" for name, share in list(shares.items())[:5])
         tqdm.write(f"{name}: {most}")
     atomic_write_text(output_dir / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print(f"wrote {len(pictures)} overlays and label pictures to {output_dir}")
+    print(f"{len(pictures) - failed} of {len(pictures)} pictures done; files in {output_dir}")
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

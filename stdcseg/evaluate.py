@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 
 from shared import InputError, run
+from shared.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
 import paddle
@@ -23,7 +24,7 @@ from datasets import CLASS_NAMES, Cityscapes, EpochBatchSampler, EvalTransform, 
 from inference import Protocol, Segment
 from metrics import ConfusionMatrix
 from models import build_model
-from options import build_parser, parse_options_for_weights, positive_float, positive_int
+from options import build_parser, parse_options_for_weights
 from tqdm import tqdm
 
 SCALES = (0.5, 0.75)

@@ -2,9 +2,11 @@
 
 import argparse
 
+from shared.norms import BatchNorm2D
+
 import paddle
 from losses import Criterion
-from models.layers import ABN, BatchNorm2D
+from models.layers import ABN
 from models.stdcseg import STDCSeg
 from paddle import nn
 from paddle.optimizer import lr as schedules

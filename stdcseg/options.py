@@ -6,11 +6,22 @@ reference's defaults with one exception: its default backbone, CatNetSmall, does
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import HelpFormatter, InputError
+from shared.options import (
+    Group,
+    boolean,
+    count,
+    grouped_parser,
+    not_negative,
+    open_share,
+    parse_with_defaults,
+    positive_float,
+    positive_int,
+    remembered_state,
+    require_files,
+)
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -31,73 +42,9 @@ BACKBONES = ("STDCNet813", "STDCNet1446")
 SCALES = tuple(step / 8 for step in range(1, 13))
 
 
-def boolean(text: str) -> bool:
-    """yes/true/t/y/1 or no/false/f/n/0 in any case, as the reference reads its switches."""
-    word = text.lower()
-    if word in ("yes", "true", "t", "y", "1"):
-        return True
-    if word in ("no", "false", "f", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-
-
-def positive_int(text: str) -> int:
-    """A whole number from 1 on, of an option."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number from 0 on, of an option."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """A finite number above 0, of an option."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _open_share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
-    return value
-
-
-class _Group:
-    """An argparse group whose options answer to both spellings, `--data-path` and `--data_path`."""
-
-    def __init__(self, parser: argparse.ArgumentParser, title: str):
-        self._group = parser.add_argument_group(title)
-
-    def add(self, *names: str, **settings) -> None:
-        spellings = []
-        for name in names:
-            spellings.append(name)
-            dashed = "--" + name[2:].replace("_", "-")
-            if name.startswith("--") and dashed != name:
-                spellings.append(dashed)
-        self._group.add_argument(*spellings, **settings)
-
-
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the network (fact sheet sections 2 and 4)."""
-    group = _Group(parser, "network")
+    group = Group(parser, "network")
     group.add("--backbone", choices=BACKBONES, default="STDCNet813", help="STDCNet813 is STDC1, STDCNet1446 is STDC2")
     group.add("--num_classes", type=positive_int, default=19, metavar="N", help="classes of the segmentation")
     group.add("--base", type=positive_int, default=64, metavar="C", help="width of the backbone: 64 is the paper's")
@@ -112,7 +59,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "reading pictures")
+    group = Group(parser, "reading pictures")
     group.add("--data_path", default=None, metavar="DIR", help="Cityscapes: folder with leftImg8bit/ and gtFine/")
     group.add("--mode", default="train", metavar="SPLIT", help="split to train on: train, or trainval if you made one")
     group.add(
@@ -123,28 +70,35 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures per process and step",
     )
-    group.add("--n_workers_train", type=count, default=8, metavar="N", help="loader processes of training (0: none)")
+    group.add(
+        "--n_workers_train",
+        "--num_workers",
+        type=count,
+        default=8,
+        metavar="N",
+        help="loader processes of training (0: none)",
+    )
     group.add("--n_workers_val", type=count, default=0, metavar="N", help="loader processes of evaluation (0: none)")
 
 
 def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "augmentation")
+    group = Group(parser, "augmentation")
     text = "random crop in training"
     group.add("--crop_size", type=positive_int, nargs=2, default=[1024, 512], metavar=("W", "H"), help=text)
     text = "strength of the random brightness, contrast and saturation"
-    group.add("--colour_jitter", type=_not_negative, default=0.5, metavar="V", help=text)
+    group.add("--colour_jitter", type=not_negative, default=0.5, metavar="V", help=text)
     text = "factors of the random scale, each as likely"
     group.add("--scales", type=positive_float, nargs="+", default=list(SCALES), metavar="S", help=text)
 
 
 def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "optimisation")
+    group = Group(parser, "optimisation")
     group.add("--max_iter", type=positive_int, default=40000, metavar="N", help="iterations; the published runs: 60000")
     group.add(
         "--lr", type=positive_float, default=1e-2, metavar="LR", help="base rate; heads and fusion get 10 times it"
     )
-    group.add("--momentum", type=_not_negative, default=0.9, metavar="M")
-    group.add("--weight_decay", type=_not_negative, default=5e-4, metavar="W", help="of convolutions; norms have none")
+    group.add("--momentum", type=not_negative, default=0.9, metavar="M")
+    group.add("--weight_decay", type=not_negative, default=5e-4, metavar="W", help="of convolutions; norms have none")
     group.add(
         "--lr_scheduler",
         choices=["warmup_poly", "Warmup_PolyDecay"],
@@ -161,9 +115,9 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the losses (fact sheet section 5)."""
-    group = _Group(parser, "losses")
+    group = Group(parser, "losses")
     text = "probability of the right class below which a pixel is hard"
-    group.add("--ohem_thresh", type=_open_share, default=0.7, metavar="P", help=text)
+    group.add("--ohem_thresh", type=open_share, default=0.7, metavar="P", help=text)
     text = "pixels that count at least; default: a sixteenth of a batch"
     group.add("--n_min", type=count, default=None, metavar="N", help=text)
     group.add(
@@ -175,7 +129,7 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "run")
+    group = Group(parser, "run")
     text = ".pdparams, checkpoint folder or official torch file of the whole network"
     group.add("--weights", "--ckpt", default=None, metavar="W", help=text)
     group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
@@ -183,12 +137,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     text = "where results go"
-    group = _Group(parser, "output")
+    group = Group(parser, "output")
     group.add("--output_dir", "--respath", default=str(FOLDER / "output"), metavar="DIR", help=text)
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
-    group = _Group(parser, "training")
+    group = Group(parser, "training")
     text = "backbone to start from: the official archive (STDCNet813M_73.91.tar) or a .pdparams of it"
     group.add("--pretrain_path", default=None, metavar="W", help=text)
     group.add("--resume", default=None, metavar="CHECKPOINT", help="continue a training, e.g. from OUTPUT_DIR/latest")
@@ -198,7 +152,9 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add("--checkpoint_steps", type=count, default=0, metavar="N", help=text)
     text = "validate at these scales; the best weights of each are kept"
     group.add("--val_scales", type=positive_float, nargs="+", default=[0.5, 0.75], metavar="S", help=text)
-    group.add("--msg_iter", "--print_freq", type=positive_int, default=50, metavar="N", help="steps between log lines")
+    group.add(
+        "--msg_iter", "--log_frequency", type=positive_int, default=50, metavar="N", help="steps between log lines"
+    )
     group.add("--seed", type=count, default=0, metavar="S", help="of weights, order and augmentation")
     group.add("--amp", action="store_true", help="mixed precision (float16 on a GPU, bfloat16 on a CPU)")
     text = "batch statistics of the backbone over all processes too; all other norms' always are"
@@ -219,15 +175,7 @@ _GROUPS = {
 
 def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
     """A parser with these groups of options; each script adds its own few."""
-    parser = argparse.ArgumentParser(
-        description=description or "STDC-Seg in PaddlePaddle",
-        formatter_class=HelpFormatter,
-        usage="%(prog)s [options]",
-        allow_abbrev=False,
-    )
-    for group in groups:
-        _GROUPS[group](parser)
-    return parser
+    return grouped_parser(description or "STDC-Seg in PaddlePaddle", [_GROUPS[group] for group in groups])
 
 
 def parse_options(
@@ -240,12 +188,7 @@ def parse_options(
     `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
     in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
     """
-    everything = build_parser()
-    parser = parser or everything
-    if defaults:
-        parser.set_defaults(**defaults)
-        everything.set_defaults(**defaults)
-    return argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+    return parse_with_defaults(build_parser(), argv, parser, defaults)
 
 
 def remembered_options(weights: str | None) -> dict:
@@ -253,17 +196,7 @@ def remembered_options(weights: str | None) -> dict:
 
     `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
     """
-    if not weights:
-        return {}
-    path = Path(weights)
-    state_file = (path if path.is_dir() else path.parent) / "state.json"
-    if not state_file.is_file():
-        return {}
-    try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        return {name: state["options"][name] for name in NETWORK_OPTIONS}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{state_file}: not a checkpoint's state ({type(error).__name__}); train again") from error
+    return remembered_state(weights, NETWORK_OPTIONS).get("options", {})
 
 
 def parse_options_for_weights(
@@ -276,10 +209,5 @@ def parse_options_for_weights(
     """
     first = parse_options(argv, parser)
     kinds = "give .pdparams, a checkpoint folder or an official torch file (make train-stdcseg trains some)"
-    if required and not first.weights:
-        raise InputError(f"--weights is missing: {kinds}")
-    for name in ("weights", "resume", "pretrain_path"):
-        path = getattr(first, name)
-        if path and not Path(path).exists():
-            raise InputError(f"--{name} {path}: no such file or folder; {kinds}")
+    require_files(first, ("weights", "resume", "pretrain_path"), kinds, needed="weights" if required else None)
     return parse_options(argv, parser, remembered_options(first.weights or first.resume))

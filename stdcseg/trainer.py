@@ -6,13 +6,13 @@ nothing depends on the loader's workers.
 """
 
 import argparse
-import datetime
 import math
 import signal
 import time
 from pathlib import Path
 
 from shared import InputError
+from shared.norms import use_synchronised_batch_norm
 from shared.weights import as_numpy, load_checkpoint, save_checkpoint
 
 import numpy as np
@@ -23,7 +23,7 @@ from datasets import CLASS_NAMES, EpochBatchSampler, build_dataset, build_loader
 from evaluate import dygraph_segment, evaluate_protocols, figures
 from inference import Protocol
 from losses import build_criterion
-from models import build_model, use_synchronised_batch_norm
+from models import build_model
 from optimizers import build_optimizer, build_scheduler, parameter_groups
 from paddle.utils import unique_name
 from tqdm import tqdm
@@ -91,7 +91,7 @@ class Trainer:
         self._freeze_what_is_not_trained()
         self.scaler = paddle.amp.GradScaler(enable=options.amp and options.device == "gpu")
 
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
         self.best = {str(scale): 0.0 for scale in options.val_scales}
         self.history: list[dict] = []
         self.writer = None
@@ -151,11 +151,13 @@ class Trainer:
                 began = time.perf_counter()
                 for images, labels in self.loader:
                     values = self._train_step(images, labels)
-                    self._losses.append(values | {"seconds": time.perf_counter() - began})
+                    spent = time.perf_counter() - began
+                    self.seconds += spent
+                    self._losses.append(values | {"seconds": spent})
                     bar.update()
                     over = self.step == last
                     if self.step % options.msg_iter == 0 or over:
-                        self._log_losses(last)
+                        self._log_losses()
                     if over or self.step % options.save_iter_sep == 0:
                         metrics = self.validate()
                         self._save("latest")
@@ -200,15 +202,19 @@ class Trainer:
                 self.writer.add_scalar(f"train/{name}", value, self.step)
         return values
 
-    def _log_losses(self, last: int) -> None:
+    def _log_losses(self) -> None:
         """The line of every msg_iter steps: means since the last one."""
         names = [name for name in self._losses[0] if name not in ("lr", "seconds", "loss")]
         mean = {name: float(np.mean([losses[name] for losses in self._losses])) for name in (*names, "loss", "seconds")}
-        left = datetime.timedelta(seconds=int((last - self.step) * mean["seconds"]))
-        terms = "  ".join(f"{name}: {mean[name]:.4f}" for name in ("loss", *names))
+        left = self.seconds * (self.options.max_iter / self.step - 1)
+        terms = " | ".join(f"{name}: {mean[name]:.4f}" for name in ("loss", *names))
+        epoch, place = divmod(self.step - 1, self.sampler.steps_per_epoch)
         speed = self.options.n_img_per_gpu * self.world / mean["seconds"]
         rate = self._losses[-1]["lr"]
-        self._log(f"it: {self.step}/{last}  lr: {rate:.6f}  {terms}  img/s: {speed:.1f}  eta: {left}")
+        self._log(
+            f"epoch {epoch:>3} | batch {place:>6} | step {self.step:>6} | examples/s: {speed:5.1f} | lr: {rate:.3e} | "
+            f"{terms} | time elapsed: {_clock(self.seconds)} | time left: {_clock(left)}"
+        )
         self.history.append({"step": self.step, "train_loss": mean["loss"]})
         self._losses = []
 
@@ -224,8 +230,8 @@ class Trainer:
             miou = found["miou_present"] or 0.0
             count = sum(value is not None for value in found["iou"].values())
             self._log(
-                f"val: it {self.step}  scale {scale:g}  mIoU {100 * miou:.2f} over {count} classes  "
-                f"pixel accuracy {100 * matrix.pixel_accuracy():.2f}"
+                f"validation after step {self.step:>6} | scale: {scale:g} | mIoU: {100 * miou:.2f} | "
+                f"classes: {count} | pixel_accuracy: {100 * matrix.pixel_accuracy():.2f}"
             )
             if self.writer:
                 self.writer.add_scalar(f"val/mIoU{round(100 * scale)}", miou, self.step)
@@ -275,6 +281,7 @@ class Trainer:
         }
         state = {
             "step": self.step,
+            "seconds": self.seconds,
             "best": self.best,
             "losses": self._losses,
             "history": self.history,
@@ -304,7 +311,7 @@ class Trainer:
         kernel = checkpoint.arrays["criterion.pdparams"].tensors["fuse_kernel"]
         paddle.assign(paddle.to_tensor(kernel), self.criterion.detail.fuse_kernel)
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
-        self._losses = state["losses"]
+        self.seconds, self._losses = state["seconds"], state["losses"]
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"] | {"scale": np.array(state["scaler"]["scale"], np.float32)})
         self.scheduler.step(self.step)
@@ -331,3 +338,9 @@ class Trainer:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with (self.output_dir / "train.log").open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
+def _clock(seconds: float) -> str:
+    """01h02m05s."""
+    whole = int(seconds)
+    return f"{whole // 3600:02d}h{whole // 60 % 60:02d}m{whole % 60:02d}s"

@@ -1,14 +1,14 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from shared.curves import Panel, plot_curves
 from shared.diff import Tolerance
 from shared.stages import Stage
 
 from options import add_network_options
-
-from .plots import plot_training
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -57,6 +57,12 @@ def _train(dtype: str):
     }
 
 
+#: of the picture of the train stage
+PANELS = (
+    Panel("loss", "training loss", "step", "weighted sum of all terms"),
+    Panel("val_loss", "loss on val", "step", "weighted sum of all terms", steps="steps"),
+)
+
 STAGES = (
     Stage("structure", lambda dtype: EQUAL, per_dtype=False),
     Stage("data", lambda dtype: EQUAL, per_dtype=False),
@@ -64,7 +70,7 @@ STAGES = (
     Stage("metric", lambda dtype: Tolerance(1e-6, 1e-6)),
     Stage("loss", _loss),
     Stage("backward", _backward),
-    Stage("train", _train, plot=plot_training),
+    Stage("train", _train, plot=partial(plot_curves, panels=PANELS, apart="1e-7")),
 )
 
 __all__ = ["FOLDER", "STAGES", "add_options"]

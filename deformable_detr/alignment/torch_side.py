@@ -7,8 +7,6 @@ GPU (sheet 9.7), so the twin stands for both there, and for the metric.
 import argparse
 import json
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,33 +122,13 @@ def _flat(outputs: dict, prefix: str = "") -> dict[str, torch.Tensor]:
     return found
 
 
-@contextmanager
-def _variances_as_paddle(model) -> Iterator[None]:
-    """Ordinary batch norms, which the reference has none of, keep the biased variance in Paddle: after a pass in train
-    mode inside, those of `model` do so too."""
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    before = [norm.running_var.clone() for norm in norms]
-    counts = {}
-
-    def count(norm, inputs):
-        counts[norm] = inputs[0].numel() // inputs[0].shape[1]
-
-    hooks = [norm.register_forward_pre_hook(count) for norm in norms]
-    yield
-    for norm, old, hook in zip(norms, before, hooks, strict=True):
-        hook.remove()
-        if norm.training:
-            kept = (1 - norm.momentum) * old
-            norm.running_var.copy_(kept + (norm.running_var - kept) * (1 - 1 / counts[norm]))
-
-
 def forward(context: Context) -> dict:
     record, code = {}, _code(context)
     for name, options in feeds.networks(context):
         model = _loaded(context, code, name, options)
         images, mask, _ = _batch(context, name, options)
         for mode in ("eval", "train") if options.backbone_norm == "batch" else ("eval",):
-            with torch.no_grad(), _variances_as_paddle(model):
+            with torch.no_grad():
                 outputs, seen = outputs_and_parts(model.train(mode == "train"), feeds.watched(options), images, mask)
             for layer, value in feeds.without_padding(seen, mask.numpy(), options.num_feature_levels).items():
                 record[f"{name}/{mode}/{layer}"] = value

@@ -2,6 +2,8 @@
 
 import math
 
+from shared.norms import BatchNorm2D
+
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
@@ -126,7 +128,7 @@ class Backbone(nn.Layer):
 
     def __init__(self, name: str, norm: str, dilation: bool, multi_scale: bool, trained: bool):
         super().__init__()
-        kind = FrozenBatchNorm2D if norm == "frozen" else nn.BatchNorm2D
+        kind = FrozenBatchNorm2D if norm == "frozen" else BatchNorm2D
         self.body = ResNet(int(name.removeprefix("resnet")), kind, dilation)
         self.multi_scale = multi_scale
         self.channels = self.body.channels if multi_scale else self.body.channels[-1:]

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from shared import InputError
+from shared.official import imports_from, replaced, require_checkout, stand_ins
 
 import torch
 from torch import nn
@@ -89,54 +89,19 @@ def _stand_ins() -> dict[str, ModuleType]:
         "torchvision.ops.boxes": {"box_area": _area},
         "MultiScaleDeformableAttention": {},
     }
-    made = {}
-    for name, attributes in modules.items():
-        made[name] = ModuleType(name)
-        made[name].__dict__.update(attributes)
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(made[parent], child, made[name])
-    return made
-
-
-@contextmanager
-def _replaced(owner, **attributes) -> Iterator[None]:
-    kept = {name: getattr(owner, name) for name in attributes}
-    for name, value in attributes.items():
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(owner, name, value)
+    return stand_ins(modules)
 
 
 @contextmanager
 def _imports_from(directory: Path) -> Iterator[None]:
-    """Imports find the checkout first. Its modules do not stay: some have the names of this folder's own."""
-    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in _PACKAGES}
-    for name in ours:
-        del sys.modules[name]
-    sys.modules.update(_stand_ins())
-    sys.path.insert(0, str(directory))
-    try:
-        with _replaced(sys, dont_write_bytecode=True), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.path.remove(str(directory))
-        for name in [name for name in sys.modules if name.partition(".")[0] in _PACKAGES]:
-            del sys.modules[name]
-        sys.modules.update(ours)
+    with imports_from(directory, _PACKAGES, _stand_ins()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @cache
 def _source(directory: Path) -> SimpleNamespace:
-    if not directory.is_dir():
-        raise InputError(f"--reference {directory}: no such folder; {_WHERE}")
-    for name in _FILES:
-        if not (directory / name).is_file():
-            raise InputError(f"--reference {directory}: not a Deformable-DETR checkout, {name} is missing; {_WHERE}")
+    require_checkout(directory, _FILES, "Deformable-DETR", _WHERE)
     try:
         with _imports_from(directory):
             detector = importlib.import_module("models.deformable_detr")
@@ -197,11 +162,11 @@ class OfficialCriterion(nn.Module):
         def gather(count: torch.Tensor) -> None:
             count += sum(elsewhere)
 
-        replaced = {
+        meanwhile = {
             "is_dist_avail_and_initialized": lambda: bool(elsewhere),
             "get_world_size": lambda: 1 + len(elsewhere),
         }
-        with _replaced(self.module, **replaced), _replaced(torch.distributed, all_reduce=gather):
+        with replaced(self.module, **meanwhile), replaced(torch.distributed, all_reduce=gather):
             terms = self.criterion(outputs, targets)
         weights = self.criterion.weight_dict
         return terms | {"loss": sum(weights[name] * terms[name] for name in terms if name in weights)}

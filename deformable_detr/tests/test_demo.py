@@ -268,6 +268,17 @@ def test_pictures_of_any_kind(network, tmp_path, mode):
     assert len(read_json(tmp_path / "out/one_boxes.json")["detections"]) == 1
 
 
+def test_one_bad_picture_among_others(network, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_text("no picture")
+    picture().save(tmp_path / "in/b.png")
+    words = ["--weights", network[0], "--image_path", tmp_path / "in", "--output_dir", tmp_path / "out"]
+    assert demo.main([*SMALL, *map(str, words)]) == 2
+    said = capsys.readouterr()
+    assert "1 of 2 pictures done" in said.out and "in/a.png" in said.err
+    assert [path.name for path in (tmp_path / "out").glob("*_boxes.png")] == ["b_boxes.png"]
+
+
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "missing"])
 def test_bad_pictures(network, tmp_path, kind):
     path = tmp_path / "in/one.png"

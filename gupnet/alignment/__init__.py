@@ -1,12 +1,12 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from shared.curves import Panel, plot_curves
 from shared.diff import Tolerance
 from shared.stages import Stage
-
-from .plots import plot_training
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -64,6 +64,14 @@ def _train(dtype: str):
     }
 
 
+#: of the picture of the train stage
+PANELS = (
+    Panel("loss", "all seven losses, unweighted", "epoch", "sum"),
+    Panel("pictured", "losses that count from the start", "epoch", "sum"),
+    Panel("recall", "objects of val under a peak", "epoch", "share"),
+    Panel("depth_error", "error of depth on val", "epoch", "metres"),
+)
+
 STAGES = (
     Stage("structure", lambda dtype: EQUAL, per_dtype=False),
     Stage("data", _data, per_dtype=False),
@@ -71,7 +79,7 @@ STAGES = (
     Stage("metric", lambda dtype: {"ap/": Tolerance(absolute=1e-6), "": Tolerance(1e-6, 1e-6)}),
     Stage("loss", _loss),
     Stage("backward", _backward),
-    Stage("train", _train, plot=plot_training),
+    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
 )
 
 __all__ = ["FOLDER", "STAGES", "add_options"]

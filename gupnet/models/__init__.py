@@ -2,7 +2,6 @@
 
 from .dla import DLA34
 from .gupnet import GUPNet, build_model
-from .layers import use_synchronised_batch_norm
 from .peaks import Peaks, find_peaks, local_maxima, probabilities
 from .regions import BrokenBoxes
 
@@ -15,5 +14,4 @@ __all__ = [
     "find_peaks",
     "local_maxima",
     "probabilities",
-    "use_synchronised_batch_norm",
 ]

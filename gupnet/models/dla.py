@@ -1,10 +1,12 @@
 """The backbone: DLA-34, deep layer aggregation (fact sheet 4.1). Names of tensors are those of the official files."""
 
+from shared.norms import BatchNorm2D
+
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from .layers import BatchNorm2D, conv, torch_default
+from .layers import conv, torch_default
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 CLASSES = 1000

@@ -2,12 +2,14 @@
 
 import math
 
+from shared.norms import BatchNorm2D
+
 import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from .layers import BatchNorm2D, conv
+from .layers import conv
 
 
 def bilinear_kernel(size: int) -> np.ndarray:

@@ -1,10 +1,12 @@
 """The heads: three on the dense map, four on the regions of interest (fact sheet 4.3 and 4.4)."""
 
+from shared.norms import BatchNorm2D
+
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from .layers import BatchNorm2D, conv, torch_default
+from .layers import conv, torch_default
 
 WIDTH = 256
 _ZERO = nn.initializer.Constant(0.0)

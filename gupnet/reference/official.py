@@ -7,7 +7,6 @@ a CPU for its GPU; no ImageNet weights from the net; numbers of the network's dt
 
 import argparse
 import importlib
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from shared import InputError
+from shared.official import imports_from, require_checkout, stand_ins
 
 import numpy as np
 import torch
@@ -43,33 +43,16 @@ def _roi_align(features: torch.Tensor, boxes: torch.Tensor, size: list[int]) -> 
 
 def _stand_ins() -> dict[str, ModuleType]:
     """Modules that the checkout imports and that cannot be had, or of which nothing is called."""
-    names = ("torchvision", "torchvision.ops", "torchvision.ops.roi_align", "matplotlib", "matplotlib.pyplot", "pdb")
-    made = {name: ModuleType(name) for name in names}
-    made["torchvision"].ops = made["torchvision.ops"]
-    made["torchvision.ops"].roi_align = _roi_align
-    made["matplotlib"].pyplot = made["matplotlib.pyplot"]
-    return made
-
-
-@contextmanager
-def _imports_from(directory: Path) -> Iterator[None]:
-    """Imports find the checkout first; neither its modules nor the stand-ins stay."""
-    stand_ins = _stand_ins()
-    theirs = {"lib", *(name.partition(".")[0] for name in stand_ins)}
-    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in theirs}
-    for name in ours:
-        del sys.modules[name]
-    sys.modules.update(stand_ins)
-    sys.path.insert(0, str(directory))
-    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = kept
-        sys.path.remove(str(directory))
-        for name in [name for name in sys.modules if name.partition(".")[0] in theirs]:
-            del sys.modules[name]
-        sys.modules.update(ours)
+    return stand_ins(
+        {
+            "torchvision": {},
+            "torchvision.ops": {"roi_align": _roi_align},
+            "torchvision.ops.roi_align": {},
+            "matplotlib": {},
+            "matplotlib.pyplot": {},
+            "pdb": {},
+        }
+    )
 
 
 @contextmanager
@@ -87,15 +70,11 @@ def _on_the_cpu(dtype: torch.dtype) -> Iterator[None]:
 
 @cache
 def _source(directory: Path) -> SimpleNamespace:
-    if not directory.is_dir():
-        raise InputError(f"--reference {directory}: no such folder; {_WHERE}")
     code = directory / "code" if (directory / "code").is_dir() else directory
-    for name in _MODULES:
-        file = f"lib/{name.replace('.', '/')}.py"
-        if not (code / file).is_file():
-            raise InputError(f"--reference {directory}: not a GUPNet checkout, code/{file} is missing; {_WHERE}")
+    files = [f"lib/{name.replace('.', '/')}.py" for name in _MODULES]
+    require_checkout(code, files, "GUPNet", _WHERE)
     try:
-        with _imports_from(code):
+        with imports_from(code, ["lib"], _stand_ins()):
             found = {name.split(".")[1]: importlib.import_module(f"lib.{name}") for name in _MODULES}
         found["dla"].DLA.load_pretrained_model = lambda self, **file: None
         return SimpleNamespace(

@@ -47,7 +47,7 @@ def exported(weights, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_whole_network_for_any_batch(model, exported, count):
     inputs = inference.simulated_inputs(count, SIZE)
-    found = export.inference_engine(exported / "inference", export.OUTPUTS)(*inputs.values())
+    found = export.inference_engine(exported / "inference", outputs=export.OUTPUTS)(*inputs.values())
     expected = export.dygraph_outputs(model, inputs)
     assert list(found) == list(export.OUTPUTS)
     assert {name: value.shape for name, value in found.items()} == {name: expected[name].shape for name in found}
@@ -83,10 +83,10 @@ def test_the_dense_part_in_onnx(model, tmp_path):
     # both come with `.[export]`; a clone without them has nothing to test here
     if not all(map(importlib.util.find_spec, ("paddle2onnx", "onnxruntime"))):
         with pytest.raises(InputError, match="needs paddle2onnx"):
-            export.export_onnx(tmp_path / "dense", tmp_path / "model.onnx")
+            export.translate_to_onnx(tmp_path / "dense", tmp_path / "model.onnx")
         return
     prefix = export.export_dense(model, SIZE, tmp_path / "dense")
-    export.export_onnx(prefix, tmp_path / "model.onnx")
+    export.translate_to_onnx(prefix, tmp_path / "model.onnx")
     inputs = inference.simulated_inputs(2, SIZE)
     found = export.onnx_engine(tmp_path / "model.onnx", export.DENSE_OUTPUTS)(inputs["images"])
     assert export.largest_difference(found, export.dygraph_outputs(model, inputs)) <= export.LIMIT

@@ -65,9 +65,11 @@ def test_pictures(tmp_path):
 
 def test_training_logs(tmp_path):
     terms = "seg offset2d size2d depth offset3d size3d heading".split()
-    weights, losses = (", ".join(f"{term}{end}:0.5000" for term in terms) for end in ("", "_loss"))
-    log = f"2026-05-01 FIRST PASS: x\n2026 BATCH[0001/0001] {losses} | images/s: 1\n"
-    log += f"2026 TRAIN EPOCH 001 | weights: {weights}\n2026 BATCH[0001/0001] {losses}, loss:2.0000 | images/s: 1\n"
+    weights, losses = (", ".join(f"{term}{end}: 0.5000" for term in terms) for end in ("", "_loss"))
+    log = f"2026-05-01 epoch  -1 | losses before\n2026 epoch  -1 | batch      0 | {losses} | time left: 1\n"
+    log += (
+        f"2026 epoch   0 | weights: {weights}\n2026 epoch   0 | batch      0 | loss: 2.0000 | {losses} | time left: 1\n"
+    )
 
     def read(path: Path) -> None:
         assert all(

@@ -121,7 +121,7 @@ def test_a_training_leaves_checkpoints_logs_and_scalars(whole):
     assert written["max_epoch"] == 8 and written["decay_list"] == [90, 120]
     assert sorted(path.suffix for path in (whole / "data").iterdir()) == [".txt", ".txt"]
     log = (whole / "train.log").read_text()
-    assert log.count("BATCH[") == 18 and log.count("TRAIN EPOCH") == 8 and log.count("EVALUATION") == 1
+    assert log.count("| batch ") == 18 and log.count("| weights: ") == 8 and log.count("validation after epoch") == 1
     reader = LogReader(file_path=str(next((whole / "visualdl").glob("vdlrecords*"))))
     rates = [record.value for record in reader.get_data("scalar", "train/lr")]
     warmup = [1e-5 + (1.25e-3 - 1e-5) * (1 - np.cos(np.pi * epoch / 5)) / 2 for epoch in range(5)]
@@ -204,7 +204,7 @@ def test_killed_and_stopped_it_resumes_to_the_same_bits(whole, data, tmp_path):
         process = start(data, tmp_path, *argv, *resume)
         wait = choose.randint(1, 2) if resume else 1
         for line in process.stdout:
-            if line.startswith("BATCH"):
+            if "| batch " in line:
                 wait -= 1
             if not wait:
                 if number == signal.SIGKILL:  # once there is a checkpoint, in the writing of one or in a step

@@ -417,5 +417,5 @@ def test_evaluation(name):
 def test_official_code_must_be_there(tmp_path):
     with pytest.raises(InputError, match="no such folder; git clone"):
         official.load(tmp_path / "missing")
-    with pytest.raises(InputError, match="not a GUPNet checkout, code/lib/models/gupnet.py is missing; git clone"):
+    with pytest.raises(InputError, match="not a checkout of GUPNet, lib/models/gupnet.py is missing; git clone"):
         official.load(tmp_path)

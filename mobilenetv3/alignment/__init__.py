@@ -1,14 +1,16 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from shared.curves import Panel, plot_curves
 from shared.diff import Tolerance
 from shared.stages import Stage
 
 from options import NETWORK_OPTIONS, add_network_options
 
-from .plots import plot_training
+from .feeds import TRAIN_CLASSES
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -54,6 +56,14 @@ def _train(dtype: str):
     }
 
 
+#: of the picture of the train stage
+PANELS = (
+    Panel("loss", "training loss", "step", "cross-entropy"),
+    Panel(
+        "acc1", "top-1 on val (batch statistics)", "epoch", "percent", first=1, level=(100 / TRAIN_CLASSES, "chance")
+    ),
+)
+
 STAGES = (
     Stage("structure", lambda dtype: EQUAL, per_dtype=False),
     Stage("data", lambda dtype: EQUAL, per_dtype=False),
@@ -61,7 +71,7 @@ STAGES = (
     Stage("metric", lambda dtype: Tolerance(absolute=1e-6)),
     Stage("loss", _loss),
     Stage("backward", _backward),
-    Stage("train", _train, plot=plot_training),
+    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
 )
 
 __all__ = ["FOLDER", "NETWORK_OPTIONS", "STAGES", "add_options"]

@@ -2,10 +2,9 @@
 
 import argparse
 
-from .layers import use_synchronised_batch_norm
 from .mobilenetv3 import MobileNetV3
 
-__all__ = ["MobileNetV3", "build_model", "use_synchronised_batch_norm"]
+__all__ = ["MobileNetV3", "build_model"]
 
 
 def build_model(options: argparse.Namespace) -> MobileNetV3:

@@ -5,9 +5,11 @@ Tensor names are the official torch checkpoint's: `features.I`, inside a block `
 
 from dataclasses import dataclass, replace
 
+from shared.norms import BatchNorm2D
+
 from paddle import nn
 
-from .layers import BatchNorm2D, Hardsigmoid
+from .layers import Hardsigmoid
 
 BATCH_NORM_EPSILON = 0.001
 BATCH_NORM_MOMENTUM = 0.99  # the share of the old value; torch writes 0.01

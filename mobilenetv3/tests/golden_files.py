@@ -72,9 +72,20 @@ def golden(folder: str, size: str) -> Golden:
     return Golden(folder, size)
 
 
+@cache
+def files_of(part: str) -> dict[str, np.lib.npyio.NpzFile]:
+    """The files with figures of this part, by folder; a slim one that is only a part of the full one is left out."""
+    files = {name: np.load(folder / f"mobilenetv3_{part}.npz") for name, folder in FOLDERS.items()}
+    if list(files) == ["committed", "full"]:
+        slim, full = files.values()
+        if all(key in full.files and np.array_equal(slim[key], full[key]) for key in slim.files):
+            del files["committed"]
+    return files
+
+
 def model_files() -> list[Golden]:
-    return [golden(folder, size) for folder in FOLDERS for size in SIZES]
+    return [golden(folder, size) for size in SIZES for folder in files_of(size)]
 
 
 def train_files() -> list[tuple[str, np.lib.npyio.NpzFile]]:
-    return [(name, np.load(folder / "mobilenetv3_train.npz")) for name, folder in FOLDERS.items()]
+    return list(files_of("train").items())

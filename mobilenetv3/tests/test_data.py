@@ -35,7 +35,7 @@ from datasets import (
     transforms,
 )
 from datasets.folder import find_classes, list_images
-from golden_files import FOLDERS, PHOTOS
+from golden_files import PHOTOS, files_of
 from PIL import Image
 from reference import data as twin
 
@@ -46,7 +46,7 @@ TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
 # $PHOTOS. Everything about a case is read from its file.
 # --------------------------------------------------------------------------------------------------------------------
 
-GOLDEN = {name: np.load(folder / "mobilenetv3_data.npz") for name, folder in FOLDERS.items()}
+GOLDEN = files_of("data")
 
 
 def cases(pattern: str) -> list:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from shared import InputError
@@ -28,7 +29,9 @@ def contents(root: Path) -> dict[str, bytes]:
 def start(root: Path, train_per_class: int) -> subprocess.Popen:
     """A process of its own that makes a mini data set; it imports the module alone, without paddle."""
     command = [sys.executable, "-c", CALL, str(root), str(train_per_class)]
-    return subprocess.Popen(command, cwd=SCRIPT.parent, stderr=subprocess.DEVNULL)
+    # started in the background by a script, this process ignores SIGINT, and its children would too
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=SCRIPT.parent, stderr=subprocess.DEVNULL, preexec_fn=heed)
 
 
 def script(folder: Path, *options: str) -> subprocess.CompletedProcess:

@@ -1,5 +1,7 @@
 """Optimisers, schedules, averages, losses and metrics against figures of the official code (fact sheet 9.3)."""
 
+from shared.norms import BatchNorm2D
+
 import numpy as np
 import paddle
 import pytest
@@ -8,7 +10,6 @@ from ema import ModelAverage, adjusted_decay, average_checkpoints
 from golden_files import train_files
 from losses import Criterion, build_criterion
 from metrics import Meter, Meters, accuracy
-from models.layers import BatchNorm2D
 from optimizers import RMSprop, build_optimizer, build_scheduler, clip_gradients
 from options import parse_options
 from reference import training as reference

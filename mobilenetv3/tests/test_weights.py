@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from shared.formula import formula_state
+from shared.scripts import call_script
 
 import numpy as np
 import paddle
@@ -23,9 +24,7 @@ NETWORK = ["--model", "small", "--width_mult", "0.35", "--num_classes", "12"]
 
 
 def call(script: str, *argv) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(FOLDER / script), *map(str, argv)], capture_output=True, text=True, timeout=300
-    )
+    return call_script(FOLDER / script, *argv)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from shared.curves import Panel, plot_curves
 from shared.diff import Tolerance
 from shared.stages import Stage
-
-from .plots import plot_training
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -70,6 +70,12 @@ def _train(dtype: str):
     }
 
 
+#: of the picture of the train stage
+PANELS = (
+    Panel("loss", "training loss", "step", "mean over scales"),
+    Panel("abs_rel", "depth error on val (stereo scale)", "step", "abs_rel", steps="steps"),
+)
+
 STAGES = (
     Stage("structure", lambda dtype: EQUAL, per_dtype=False),
     Stage("data", lambda dtype: EQUAL, per_dtype=False),
@@ -78,7 +84,7 @@ STAGES = (
     Stage("metric", lambda dtype: Tolerance(1e-6, 1e-6, allow_nan=True)),
     Stage("loss", _loss),
     Stage("backward", _backward),
-    Stage("train", _train, plot=plot_training),
+    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
 )
 
 __all__ = ["FOLDER", "STAGES", "add_options"]

@@ -9,7 +9,6 @@ from .geometry import (
     translation_matrix,
     warp,
 )
-from .layers import use_synchronised_batch_norm
 from .monodepth2 import Monodepth2, build_model
 from .resnet_encoder import first_convolution
 
@@ -23,6 +22,5 @@ __all__ = [
     "rotation_from_axisangle",
     "transformation_from_parameters",
     "translation_matrix",
-    "use_synchronised_batch_norm",
     "warp",
 ]

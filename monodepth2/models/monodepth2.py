@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Sequence
 
+from shared.norms import BatchNorm2D
+
 import paddle
 from options import sources
 from paddle import nn
 
 from .depth_decoder import DepthDecoder
 from .geometry import transformation_from_parameters
-from .layers import BatchNorm2D
 from .pose_networks import PoseCNN, PoseDecoder
 from .resnet_encoder import ResnetEncoder
 

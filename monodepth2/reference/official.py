@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from shared import InputError
+from shared.official import imports_from, replaced, require_checkout, stand_ins
 
 import torch
 from torch import nn
@@ -58,26 +58,7 @@ def _stand_ins() -> dict[str, ModuleType]:
     }
     for layers, (block, blocks) in resnet.BLOCKS.items():
         modules["torchvision.models"][f"resnet{layers}"] = lambda pretrained, b=block, n=blocks: resnet.ResNet(b, n)
-    made = {}
-    for name, attributes in modules.items():
-        made[name] = ModuleType(name)
-        made[name].__dict__.update(attributes)
-        parent, _, child = name.rpartition(".")
-        if parent:
-            setattr(made[parent], child, made[name])
-    return made
-
-
-@contextmanager
-def _replaced(owner, **attributes) -> Iterator[None]:
-    kept = {name: getattr(owner, name) for name in attributes}
-    for name, value in attributes.items():
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(owner, name, value)
+    return stand_ins(modules)
 
 
 @contextmanager
@@ -91,35 +72,13 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(kept)
 
 
-@contextmanager
-def _imports_from(directory: Path) -> Iterator[None]:
-    """Imports find the checkout first. Its modules do not stay: some have the names of this folder's own."""
-    stand_ins = _stand_ins()
-    theirs = {name.partition(".")[0] for name in (*_MODULES, *stand_ins)}
-    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in theirs}
-    for name in ours:
-        del sys.modules[name]
-    sys.modules.update(stand_ins)
-    sys.path.insert(0, str(directory))
-    try:
-        with _replaced(sys, dont_write_bytecode=True):
-            yield
-    finally:
-        sys.path.remove(str(directory))
-        for name in [name for name in sys.modules if name.partition(".")[0] in theirs]:
-            del sys.modules[name]
-        sys.modules.update(ours)
-
-
 @cache
 def _source(directory: Path) -> SimpleNamespace:
-    if not directory.is_dir():
-        raise InputError(f"--reference {directory}: no such folder; {_WHERE}")
-    for name in _MODULES:
-        if not any((directory / file).is_file() for file in (f"{name}.py", f"{name}/__init__.py")):
-            raise InputError(f"--reference {directory}: not a monodepth2 checkout, {name}.py is missing; {_WHERE}")
+    packages = [name for name in _MODULES if (directory / name / "__init__.py").is_file()]
+    files = [f"{name}/__init__.py" if name in packages else f"{name}.py" for name in _MODULES]
+    require_checkout(directory, files, "monodepth2", _WHERE)
     try:
-        with _imports_from(directory):
+        with imports_from(directory, _MODULES, _stand_ins()):
             trainer, layers, options = (importlib.import_module(name) for name in _MODULES[:3])
         # its constructor reads the split's lists and opens the data set and the logs: here there are none
         trainer.readlines = trainer.DataLoader = trainer.SummaryWriter = _Nothing
@@ -214,9 +173,9 @@ class OfficialCriterion(nn.Module):
         draws = iter(noise if noise is not None else ())
         randn = torch.randn if noise is None else lambda *shape, **settings: next(draws)
         with (
-            _replaced(nn.functional, grid_sample=sample),
-            _replaced(torch, randn=randn),
-            _replaced(torch.Tensor, cuda=lambda tensor: tensor),
+            replaced(nn.functional, grid_sample=sample),
+            replaced(torch, randn=randn),
+            replaced(torch.Tensor, cuda=lambda tensor: tensor),
         ):
             yield
 

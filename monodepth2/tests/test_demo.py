@@ -229,7 +229,7 @@ def test_bad_pictures_of_a_folder(network, tmp_path, capsys):
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == len(BAD) and all(f"{kind}.jpg" in "".join(errors) for kind in BAD)
-    assert "predicted 2 of 6 pictures" in said.out
+    assert "2 of 6 pictures done" in said.out
     assert {"a_disp.npy", "z_disp.npy"} < set(names_in(tmp_path / "out")) and len(names_in(tmp_path / "out")) == 6
 
 

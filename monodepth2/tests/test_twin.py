@@ -542,5 +542,5 @@ def test_flip_post_processing(folder):
 def test_official_code_must_be_there(tmp_path):
     with pytest.raises(InputError, match="no such folder; git clone"):
         official.load(tmp_path / "missing")
-    with pytest.raises(InputError, match="not a monodepth2 checkout, trainer.py is missing; git clone"):
+    with pytest.raises(InputError, match="not a checkout of monodepth2, trainer.py is missing; git clone"):
         official.load(tmp_path)

@@ -10,6 +10,8 @@ Then train.py, with its options, trains one step, and resumes for another.
 import sys
 from pathlib import Path
 
+from shared.norms import use_synchronised_batch_norm
+
 import numpy as np
 import paddle
 import paddle.distributed as dist
@@ -18,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
 from losses import build_criterion
-from models import build_model, use_synchronised_batch_norm
+from models import build_model
 from options import parse_options
 
 LIMIT = 1e-7  # Paddle's batch-norm and pooling operators keep some constants as float32

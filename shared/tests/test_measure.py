@@ -3,7 +3,16 @@ import math
 import sys
 import time
 
-from shared.measure import Timing, compare_speed, environment, measure, run_child, speed_table, text_table
+from shared.measure import (
+    Timing,
+    compare_speed,
+    environment,
+    measure,
+    measure_processes,
+    run_child,
+    speed_table,
+    text_table,
+)
 
 import numpy as np
 import pytest
@@ -103,3 +112,28 @@ def test_a_rest_does_not_count():
     timings = measure({"a": lambda: None, "b": lambda: None}, repeats=3, warmup=0, rest=0.05)
     assert time.perf_counter() - began >= 6 * 0.05
     assert all(timing.median < 0.05 for timing in timings.values())
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from shared.measure import resident_bytes, serve
+name, calls, dies = sys.argv[1], Path(sys.argv[2]), sys.argv[3:] == ["dies"]
+print("said by a library")
+def case():
+    if dies:
+        sys.exit(7)
+    with calls.open("a") as file:
+        file.write(name)
+assert resident_bytes() > 2**20
+serve(case)
+"""
+
+
+def test_sides_in_processes_take_turns(tmp_path):
+    command = [sys.executable, "-c", CHILD]
+    calls = tmp_path / "calls"
+    timings = measure_processes({name: [*command, name, calls] for name in "AB"}, repeats=3, warmup=1)
+    assert calls.read_text() == "ABABABAB" and [len(timing.seconds) for timing in timings.values()] == [3, 3]
+    with pytest.raises(RuntimeError, match="ended with 7"):
+        measure_processes({"A": [*command, "A", calls], "B": [*command, "B", calls, "dies"]}, repeats=1)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from shared.record import Record
@@ -111,7 +112,9 @@ def start(folder: Path, *arguments: str, toy: str = "", **options) -> subprocess
     env = {**os.environ, "TOY": toy}
     command = [sys.executable, str(folder / "align.py"), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=env, cwd=folder.parent, **pipes, **options)
+    # started in the background by a script, this process ignores SIGINT, and its children would too
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, env=env, cwd=folder.parent, preexec_fn=heed, **pipes, **options)
 
 
 def align(folder: Path, *arguments: str, toy: str = "") -> tuple[int, str, str]:

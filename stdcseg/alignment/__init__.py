@@ -1,14 +1,14 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
+from shared.curves import Panel, plot_curves
 from shared.diff import Tolerance
 from shared.stages import Stage
 
 from options import NETWORK_OPTIONS, add_network_options
-
-from .plots import plot_training
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -55,6 +55,12 @@ def _train(dtype: str):
     }
 
 
+#: of the picture of the train stage
+PANELS = (
+    Panel("loss", "training loss", "step", "sum of all terms"),
+    Panel("miou", "mIoU on val (batch statistics)", "step", "classes that occur", steps="steps"),
+)
+
 STAGES = (
     Stage("structure", lambda dtype: EQUAL, per_dtype=False),
     Stage("data", lambda dtype: EQUAL, per_dtype=False),
@@ -62,7 +68,7 @@ STAGES = (
     Stage("metric", lambda dtype: Tolerance(absolute=1e-6, allow_nan=True)),
     Stage("loss", _loss),
     Stage("backward", _backward),
-    Stage("train", _train, plot=plot_training),
+    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
 )
 
 __all__ = ["FOLDER", "NETWORK_OPTIONS", "STAGES", "add_options"]

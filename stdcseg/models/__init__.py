@@ -2,7 +2,7 @@
 
 import argparse
 
-from .layers import fold_norms, resize_bilinear, use_synchronised_batch_norm
+from .layers import fold_norms, resize_bilinear
 from .stdcnet import Classifier, STDCNet
 from .stdcseg import DETAIL_STRIDES, STDCSeg
 
@@ -14,7 +14,6 @@ __all__ = [
     "build_model",
     "fold_norms",
     "resize_bilinear",
-    "use_synchronised_batch_norm",
 ]
 
 

@@ -9,7 +9,6 @@ combinations of boundary options for which its network returns none (sheet 2). E
 import argparse
 import importlib
 import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from shared import InputError
+from shared.official import imports_from, replaced, require_checkout
 
 import torch
 from torch import nn
@@ -63,18 +63,6 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 
 @contextmanager
-def _replaced(owner, **attributes) -> Iterator[None]:
-    kept = {name: getattr(owner, name) for name in attributes}
-    for name, value in attributes.items():
-        setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(owner, name, value)
-
-
-@contextmanager
 def _on_cpu() -> Iterator[None]:
     """What is asked of a GPU happens on the CPU, and cross-entropy keeps the dtype of its logits.
 
@@ -82,43 +70,19 @@ def _on_cpu() -> Iterator[None]:
     """
     functional, cross_entropy = nn.functional, nn.functional.binary_cross_entropy_with_logits
     with (
-        _replaced(torch.Tensor, cuda=lambda tensor: tensor),
-        _replaced(torch.cuda, FloatTensor=torch.FloatTensor),
-        _replaced(functional, binary_cross_entropy_with_logits=lambda x, t: cross_entropy(x, t.to(x.dtype))),
+        replaced(torch.Tensor, cuda=lambda tensor: tensor),
+        replaced(torch.cuda, FloatTensor=torch.FloatTensor),
+        replaced(functional, binary_cross_entropy_with_logits=lambda x, t: cross_entropy(x, t.to(x.dtype))),
     ):
         yield
 
 
-@contextmanager
-def _imports_from(directory: Path) -> Iterator[None]:
-    """Imports find the checkout first. Its modules do not stay: some have the names of this folder's own."""
-    stand_ins = _stand_ins()
-    theirs = {name.partition(".")[0] for name in (*_MODULES, *stand_ins)}
-    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in theirs}
-    for name in ours:
-        del sys.modules[name]
-    sys.modules.update(stand_ins)
-    sys.path.insert(0, str(directory))
-    try:
-        with _replaced(sys, dont_write_bytecode=True):
-            yield
-    finally:
-        sys.path.remove(str(directory))
-        for name in [name for name in sys.modules if name.partition(".")[0] in theirs]:
-            del sys.modules[name]
-        sys.modules.update(ours)
-
-
 @cache
 def _load(directory: Path) -> SimpleNamespace:
-    if not directory.is_dir():
-        raise InputError(f"--reference {directory}: no such folder; {_WHERE}")
-    for name in _MODULES:
-        file = name.replace(".", "/") + ".py"
-        if not (directory / file).is_file():
-            raise InputError(f"--reference {directory}: not an STDC-Seg checkout, {file} is missing; {_WHERE}")
+    files = [name.replace(".", "/") + ".py" for name in _MODULES]
+    require_checkout(directory, files, "STDC-Seg", _WHERE)
     try:
-        with _imports_from(directory):
+        with imports_from(directory, _MODULES, _stand_ins()):
             modules = {name: importlib.import_module(name) for name in _MODULES}
         network, losses = modules["models.model_stages"], modules["loss.loss"]
         return SimpleNamespace(

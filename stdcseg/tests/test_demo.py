@@ -198,6 +198,17 @@ def break_file(folder, kind: str):
     return path
 
 
+def test_one_bad_picture_among_others(network, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_text("no picture")
+    picture().save(tmp_path / "in/b.png")
+    words = ["--weights", network[0], "--image_path", tmp_path / "in", "--output_dir", tmp_path / "out"]
+    assert demo.main([*NARROW, *map(str, words)]) == 2
+    said = capsys.readouterr()
+    assert "1 of 2 pictures done" in said.out and "in/a.png" in said.err
+    assert [path.name for path in (tmp_path / "out").glob("*_labels.png")] == ["b_labels.png"]
+
+
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "missing"])
 @pytest.mark.parametrize("inside_folder", [False, True])
 def test_bad_pictures(network, tmp_path, kind, inside_folder):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from shared.scripts import call_script
 from shared.weights import load_checkpoint
 
 import numpy as np
@@ -38,7 +40,7 @@ def command(script: str, *argv) -> list[str]:
 
 
 def call(script: str, *argv) -> subprocess.CompletedProcess:
-    return subprocess.run(command(script, *argv), capture_output=True, text=True, timeout=300)
+    return call_script(FOLDER / script, *argv)
 
 
 def train(data: Path, output_dir: Path, *argv) -> subprocess.CompletedProcess:
@@ -65,7 +67,7 @@ def test_a_training_leaves_checkpoints_logs_and_scalars(whole, data):
     assert [entry["step"] for entry in validated] == [5, 10, 12]
     assert (whole / "best" / "model.pdparams").is_file() and (whole / "best_mIOU100" / "model.pdparams").is_file()
     log = (whole / "train.log").read_text()
-    assert log.count("val: it") == 6 and log.count("dice_detail8") == 12
+    assert log.count("validation after step") == 6 and log.count("dice_detail8") == 12
     assert list((whole / "visualdl").glob("vdlrecords*"))
     argv = ["--weights", whole / "latest", "--data_path", data, "--scale", 0.5, 1, "--output", whole / "m.json"]
     finished = call("evaluate.py", *argv)
@@ -111,7 +113,7 @@ def test_killed_at_any_step_it_resumes_to_the_same_bits(whole, data, tmp_path):
         steps = 0
         target = choose.randint(1, 2) if kills < 4 else 10**9
         for line in process.stdout:
-            steps += line.startswith("it: ")
+            steps += line.startswith("epoch ")
             if steps >= target:
                 time.sleep(choose.random() * 0.1)  # anywhere in a step, or in the writing of a checkpoint
                 process.send_signal(signal.SIGKILL)
@@ -125,6 +127,23 @@ def test_killed_at_any_step_it_resumes_to_the_same_bits(whole, data, tmp_path):
     assert bits(tmp_path / "latest") == bits(whole / "latest")
 
 
+def _small_disk() -> None:
+    """No file may become larger: writing then fails as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_keeps_what_was_there(whole, data, tmp_path):
+    output_dir = tmp_path / "o"
+    shutil.copytree(whole, output_dir, symlinks=True, ignore=shutil.ignore_patterns("visualdl"))
+    before = {label: bits(output_dir / label) for label in ("latest", "best")}
+    argv = ["--data_path", data, "--output_dir", output_dir, *RECIPE, "--max_steps", 2]
+    finished = subprocess.run(command("train.py", *argv), capture_output=True, text=True, preexec_fn=_small_disk)
+    line = one_line(finished)
+    assert "not written" in line and str(output_dir / "checkpoints") in line
+    assert {label: bits(output_dir / label) for label in before} == before
+    assert not list(tmp_path.rglob(".tmp*"))
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_stops(whole, data, tmp_path, number, status):
     process = subprocess.Popen(
@@ -134,7 +153,7 @@ def test_a_signal_saves_and_stops(whole, data, tmp_path, number, status):
         text=True,
     )
     for line in process.stdout:
-        if line.startswith("it: 4/"):
+        if "| step      4 |" in line:
             process.send_signal(number)
             break
     _, errors = process.communicate(timeout=120)

@@ -10,6 +10,8 @@ Prints the largest relative difference over all gradients and statistics; exit s
 import sys
 from pathlib import Path
 
+from shared.norms import use_synchronised_batch_norm
+
 import numpy as np
 import paddle
 import paddle.distributed as dist
@@ -17,7 +19,7 @@ import paddle.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from losses import build_criterion
-from models import build_model, use_synchronised_batch_norm
+from models import build_model
 from options import parse_options
 
 LIMIT = 1e-7  # Paddle's batch-norm operator keeps epsilon and momentum as float32
