@@ -43,14 +43,14 @@ def _backward(dtype: str):
 
 
 def _train(dtype: str):
-    # Training amplifies rounding until two runs part: torch against itself, from a start 1e-8 away, differs by 4e-9 at
-    # step 20, 5e-5 at step 30, 1e-2 at step 40, and by 6 points of top-1 at the end (train_control.npz). So the
-    # beginning is held tightly, and the end by what was learnt.
+    # Training amplifies rounding until two runs part: torch against itself in float64, from a start 1e-8 away, differs
+    # by 1e-8 at step 20, 1e-5 at step 30, 7e-4 at step 40, and by 2.5 % of the last loss and 1.3 points of top-1
+    # at the end (train_control.npz). So the beginning is held tightly, and the end by what was learnt.
     first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
     return {
         "mini/first_losses": first,
-        "mini/last_epoch_loss": Tolerance(0.25),
-        "mini/final_acc1": Tolerance(absolute=10.0),
+        "mini/last_epoch_loss": Tolerance(0.20),
+        "mini/final_acc1": Tolerance(absolute=6.0),
         "mini/learns": EQUAL,
         "curve/": Tolerance(0.5),
     }

@@ -63,8 +63,8 @@ def _train(dtype: str):
     first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
     return {
         "mini/first_losses": first,
-        "mini/last_losses": Tolerance(0.10),
-        "mini/final_abs_rel": Tolerance(absolute=0.15),
+        "mini/last_losses": Tolerance(0.02),
+        "mini/final_abs_rel": Tolerance(absolute=0.03),
         "mini/learns": EQUAL,
         "curve/": Tolerance(0.5),
     }
