@@ -51,8 +51,8 @@ STAMP := $(VENV)/.ready
 setup: $(STAMP)
 
 # Of the packages' modules only those that are used are compiled (to bytecode): half a minute less than all of them.
-USED := paddle paddle.distributed.launch paddle.inference torch visualdl matplotlib.pyplot cv2 scipy.optimize PIL.Image \
-    pycocotools.cocoeval
+USED := paddle paddle.distributed.launch paddle.inference torch torch._dynamo visualdl matplotlib.pyplot cv2 \
+    scipy.optimize PIL.Image pycocotools.cocoeval onnx onnxruntime paddle2onnx pytest hypothesis xdist.remote
 IMPORT := import importlib, importlib.util as u, sys; \
     [importlib.import_module(name) for name in sys.argv[1:] if u.find_spec(name.partition(".")[0])]
 
