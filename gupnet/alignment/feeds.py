@@ -45,9 +45,10 @@ DATA_CASES = (
     ("dontcare", "val", "--input_size 640 192 --use_dontcare"),
 )
 
-#: the training of stage 7
+#: the training of stage 7; at this rate torch's trainings in float32 that start a rounding error (1e-6) apart end
+#: within 5 % of each other, on real frames too, where at 1e-3 they end up to 60 % apart
 TRAIN_ARGV = (
-    "--input_size 160 64 --batch_size 2 --max_epoch 8 --lr 0.001 --random_crop 0 --decay_list 2 --seed 1"
+    "--input_size 160 64 --batch_size 2 --max_epoch 8 --lr 0.0005 --random_crop 0 --decay_list 2 --seed 1"
 ).split()
 TRAIN_FRAMES, VAL_FRAMES = 8, 8
 FIRST_LOSSES = 2  # the pass that learns nothing and the first epoch: then rounding has grown
