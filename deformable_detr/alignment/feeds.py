@@ -13,9 +13,9 @@ from options import NETWORK_OPTIONS, parse_options
 
 SEED = 2026
 BATCH = 2
-#: pictures of the drawn networks, of those that take steps, and of real weights
+#: pictures of the drawn networks and of those that take steps, then the same for real weights
 SIZE, STEP_SIZE = "--val_size 96 --max_size 144", "--val_size 64 --max_size 96"
-REAL_SIZE = "--val_size 320 --max_size 533"
+REAL_SIZE, REAL_STEP_SIZE = "--val_size 320 --max_size 533", "--val_size 128 --max_size 213"
 #: the networks of stages 1 and 3: the five of the paper, learned encodings, and one to train from scratch
 NETWORKS = {
     "base": "",
@@ -79,7 +79,7 @@ def networks(context: Context, chosen: Sequence[str] = tuple(NETWORKS)) -> Itera
 def stepped(context: Context) -> Iterator[tuple[str, argparse.Namespace]]:
     """(name, options) of the networks that take optimiser steps."""
     if context.options.weights:
-        yield "weights", network_options(context, "weights", OPTIMISER_RATES)
+        yield "weights", network_options(context, "weights", f"{REAL_STEP_SIZE} {OPTIMISER_RATES}")
         return
     same = f"{STEP_SIZE} {OPTIMISER_RATES} --dropout 0"
     for name, argv in STEPPED.items():
