@@ -172,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     paddle.set_device(options.device)
     model, target = load_network(options), Path(options.output_dir)
     differences = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder, engines = Path(name), {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, engines = Path(temporary), {}
         if "inference" in options.format:
             engines["Paddle Inference"] = inference_engine(export_inference(model, folder), options.device, OUTPUTS)
         if "onnx" in options.format:

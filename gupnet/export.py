@@ -148,8 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = simulated_inputs(CHECKED, options.input_size)
     expected = dygraph_outputs(model, inputs)
     target, differences = Path(options.output_dir), {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         if "inference" in options.format:
             prefix = export_inference(model, options.input_size, folder / "inference")
             found = inference_engine(prefix, options.device, OUTPUTS)(*inputs.values())

@@ -39,8 +39,10 @@ def build_case(side: str, task: str, batch: int, options: argparse.Namespace) ->
     labels = np.arange(batch) % options.num_classes
     if side == TORCH:
         return _torch_case(task, images, labels, options)
+    from shared.export import inference_engine, onnx_engine, translate_to_onnx
+
     import paddle
-    from export import export_inference, inference_engine, onnx_engine, translate_to_onnx
+    from export import export_inference
     from losses import build_criterion
     from models import build_model
     from optimizers import build_optimizer

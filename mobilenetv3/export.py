@@ -16,10 +16,9 @@ from shared.export import (
     Engine,
     add_format_option,
     deliver,
+    exported_engines,
     inference_engine,
-    onnx_engine,
     save_graph,
-    translate_to_onnx,
 )
 
 import numpy as np
@@ -61,14 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     scale = max(1.0, float(np.abs(expected).max()))  # float32 rounds in proportion to the logits
 
     differences = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prefix, engines = export_inference(model, folder), {}
-        if "inference" in options.format:
-            engines["Paddle Inference"] = inference_engine(prefix, options.device)
-        if "onnx" in options.format:
-            translate_to_onnx(prefix, folder / "model.onnx")
-            engines["ONNX Runtime"] = onnx_engine(folder / "model.onnx")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        engines = exported_engines(export_inference(model, folder), options.format, options.device)
         for name, engine in engines.items():
             differences[name] = float(np.abs(engine(images) - expected).max() / scale), LIMIT
         network = {name: getattr(options, name) for name in (*NETWORK_OPTIONS, *PREPROCESSING_OPTIONS)}

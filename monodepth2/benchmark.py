@@ -68,8 +68,10 @@ def _torch_inference(options: argparse.Namespace) -> Callable:
 
 
 def _paddle_inference(side: str, options: argparse.Namespace) -> Callable:
+    from shared.export import onnx_engine, translate_to_onnx
+
     import paddle
-    from export import export_inference, exported_predictor, onnx_engine, translate_to_onnx
+    from export import export_inference, exported_predictor
     from inference import dygraph_predictor
     from models import build_model
 

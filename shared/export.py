@@ -104,6 +104,18 @@ def onnx_engine(path: Path, outputs: Sequence[str] | None = None) -> Engine:
     return engine
 
 
+def exported_engines(prefix: Path, formats: Sequence[str], device: str = "cpu") -> dict[str, Engine]:
+    """The engines that `formats` ask for, of one graph; "onnx" writes model.onnx beside it first."""
+    engines = {}
+    if "inference" in formats:
+        engines["Paddle Inference"] = inference_engine(prefix, device)
+    if "onnx" in formats:
+        target = prefix.with_name("model.onnx")
+        translate_to_onnx(prefix, target)
+        engines["ONNX Runtime"] = onnx_engine(target)
+    return engines
+
+
 def _named(arrays: Sequence[np.ndarray], names: Sequence[str] | None) -> Any:
     if names is None:
         (array,) = arrays

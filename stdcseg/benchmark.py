@@ -52,8 +52,10 @@ def build_case(
     labels = np.random.default_rng(1).integers(0, options.num_classes, (batch, *size))
     if side == TORCH:
         return _torch_case(task, images, labels, options)
+    from shared.export import inference_engine, onnx_engine, translate_to_onnx
+
     import paddle
-    from export import export_inference, inference_engine, onnx_engine, translate_to_onnx
+    from export import export_inference
     from losses import build_criterion
     from models import build_model
     from optimizers import build_optimizer

@@ -1,4 +1,4 @@
-"""Convolutions and norms whose torch meaning or start differs from Paddle's own (fact sheet 4 and 8)."""
+"""Convolutions whose start in torch differs from Paddle's own (fact sheet 4 and 8)."""
 
 import math
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from shared import InputError
+from shared.export import inference_engine, onnx_engine
 from shared.formula import formula_state
 from shared.weights import WeightFile, read_weights, save_checkpoint, write_pdparams
 
@@ -398,7 +399,7 @@ def test_exported_networks_agree(official, tmp_path, capsys):
     model = build_model(parse_options("--frame_ids 0 --use_stereo".split()))
     convert.load_official(model, official)
     model.eval()
-    engines = export.inference_engine(target / "inference"), export.onnx_engine(target / "model.onnx")
+    engines = inference_engine(target / "inference"), onnx_engine(target / "model.onnx")
     for count in (1, 3):
         images = np.random.default_rng(count).random((count, 3, 64, 96), np.float32)
         with paddle.no_grad():

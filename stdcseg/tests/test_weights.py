@@ -152,7 +152,7 @@ def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
     assert names == {"inference.json", "inference.pdiparams", "model.onnx", "network.json"}
     assert json.loads((tmp_path / "network.json").read_text())["num_classes"] == 11
 
-    from export import inference_engine, onnx_engine
+    from shared.export import inference_engine, onnx_engine
 
     model = build_model(parse_options(NARROW))
     load_official(model, converted)
