@@ -18,12 +18,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from shared import HelpFormatter, run
-from shared.measure import compare_speed, environment, measure_processes, resident_bytes, run_child, serve, speed_table
-from shared.options import positive_float, positive_int
+from shared.deploying.measure import (
+    compare_speed,
+    environment,
+    measure_processes,
+    resident_bytes,
+    run_child,
+    serve,
+    speed_table,
+)
+from shared.running.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
-import numpy as np
 from options import parse_options
 
 TORCH, DYGRAPH, INFERENCE = "torch eager", "Paddle dygraph", "Paddle Inference"
@@ -77,6 +86,7 @@ def encoder_inputs(height: int, width: int) -> dict[str, np.ndarray]:
 
 def _torch_operator(what: str, height: int, width: int) -> Callable:
     import torch
+
     from reference.operator import ms_deform_attn_torch
 
     inputs = {name: torch.from_numpy(array) for name, array in encoder_inputs(height, width).items()}
@@ -92,8 +102,9 @@ def _torch_operator(what: str, height: int, width: int) -> Callable:
 
 
 def _paddle_operator(what: str, height: int, width: int) -> Callable:
-    import ops
     import paddle
+
+    import ops
 
     ops.set_implementation("compiled")
     inputs = {name: paddle.to_tensor(array) for name, array in encoder_inputs(height, width).items()}
@@ -140,6 +151,7 @@ def _targets(batch: int, options: argparse.Namespace) -> list[dict[str, np.ndarr
 
 def _torch_inference(side: str, height: int, width: int, options: argparse.Namespace) -> Callable:
     import torch
+
     from reference.network import build_reference
 
     torch.manual_seed(0)
@@ -154,6 +166,7 @@ def _torch_inference(side: str, height: int, width: int, options: argparse.Names
 
 def _paddle_inference(side: str, height: int, width: int, options: argparse.Namespace) -> Callable:
     import paddle
+
     from export import exported_predictor
     from inference import dygraph_predictor
     from models import build_model
@@ -170,6 +183,7 @@ def _paddle_inference(side: str, height: int, width: int, options: argparse.Name
 
 def _torch_step(batch: int, height: int, width: int, options: argparse.Namespace) -> Callable:
     import torch
+
     from reference.losses import build_criterion
     from reference.network import build_reference
     from reference.training import build_optimizer, step
@@ -184,6 +198,7 @@ def _torch_step(batch: int, height: int, width: int, options: argparse.Namespace
 
 def _paddle_step(batch: int, height: int, width: int, options: argparse.Namespace) -> Callable:
     import paddle
+
     from losses import build_criterion
     from models import build_model
     from optimizers import build_optimizer, clip_gradients
@@ -219,7 +234,7 @@ def hold(case: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def compare(argv: Sequence[str], sides: Sequence[str], task: Sequence, options: argparse.Namespace) -> list[dict]:
-    """Rows of `shared.measure.speed_table` for one task; the first side is the one compared with."""
+    """Rows of `shared.deploying.measure.speed_table` for one task; the first side is the one compared with."""
     case = [sys.executable, __file__, *argv, "--serve"]
     commands = {side: [*case, side, *map(str, task)] for side in sides}
     times = measure_processes(commands, repeats=options.repeats, warmup=1, seconds=options.seconds, rest=REST)

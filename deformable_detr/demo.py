@@ -15,19 +15,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared import InputError, run
-from shared.files import atomic_write, atomic_write_text
-from shared.options import fraction, positive_int
-
 import numpy as np
 import paddle
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+from tqdm import tqdm
+
+from shared import InputError, run
+from shared.files import atomic_write, atomic_write_text
+from shared.running.options import fraction, positive_int
+
 from datasets import CATEGORIES, collate, eval_transform, load_image, prepare_target, read_annotations
 from drawing import Labelled, draw_boxes, side_by_side
 from inference import NO_WEIGHTS, Predictor, build_predictor, detect, load_network, parse_for_weights
 from options import FOLDER, build_parser
-from PIL import Image, ImageOps
-from pycocotools.coco import COCO
-from tqdm import tqdm
 
 #: accepted endings of file names in a folder, compared in lower case
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")

@@ -13,17 +13,18 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 
-from shared import InputError, run
-from shared.files import atomic_write_text
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from tqdm import tqdm
+
+from shared import InputError, run
+from shared.files import atomic_write_text
+
 from datasets import CocoDetection, EpochBatchSampler, build_dataset, build_loader, read_annotations, split_paths
 from inference import NO_WEIGHTS, Predictor, build_predictor, detect, load_network, parse_for_weights
 from metrics import CocoMetrics, detection_rows, evaluate_detections, merge, read_results, to_results
 from options import build_parser, parse_options
-from tqdm import tqdm
 
 
 def gather(array: np.ndarray) -> list[np.ndarray]:

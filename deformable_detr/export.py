@@ -20,8 +20,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.static import InputSpec
+
 from shared import run
-from shared.export import (
+from shared.deploying.export import (
     Engine,
     add_format_option,
     deliver,
@@ -31,15 +36,11 @@ from shared.export import (
     translate_to_onnx,
 )
 
-import numpy as np
 import ops
-import paddle
 from inference import load_network, parse_for_weights
 from models import DeformableDETR
 from models.backbone import FrozenBatchNorm2D
 from options import FOLDER, NETWORK_OPTIONS, build_parser
-from paddle import nn
-from paddle.static import InputSpec
 
 OUTPUTS = ("pred_logits", "pred_boxes")
 LIMITS = (1e-3, 1e-4)  # largest difference of a logit and of a box

@@ -7,11 +7,12 @@ A predictor takes a batch, images float32 [N, 3, H, W] and mask bool [N, H, W], 
 import argparse
 from collections.abc import Callable, Sequence
 
-from shared import InputError
-from shared.options import require_files
-
 import numpy as np
 import paddle
+
+from shared import InputError
+from shared.running.options import require_files
+
 from convert import load_official, stored_options
 from models import DeformableDETR, build_model
 from options import parse_options

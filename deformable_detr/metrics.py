@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
 from shared import InputError
 from shared.files import one_line
 
-import numpy as np
 from datasets.annotations import index, read_json
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 #: pycocotools' twelve numbers in their order
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

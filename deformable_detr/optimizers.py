@@ -4,8 +4,9 @@ import argparse
 
 import paddle
 import paddle.distributed as dist
-from models import DeformableDETR
 from paddle.optimizer import lr as schedules
+
+from models import DeformableDETR
 
 DROP = 0.1
 EPSILON = 1e-6

@@ -1,6 +1,7 @@
 """From the network's outputs to detections (fact sheet section 7)."""
 
 import paddle
+
 from models.boxes import cxcywh_to_xyxy
 
 DETECTIONS = 100

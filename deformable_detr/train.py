@@ -16,11 +16,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from shared import InputError, run
-from shared.options import require_files
-
 import paddle
 import paddle.distributed as dist
+
+from shared import InputError, run
+from shared.running.options import require_files
+
 from options import build_parser, parse_options, remembered_options
 from trainer import Diverged, Interrupted, Trainer
 

@@ -12,12 +12,16 @@ import signal
 import time
 from pathlib import Path
 
-from shared import InputError
-from shared.weights import as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle.utils import unique_name
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from shared import InputError
+from shared.weights import as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
+
 from convert import load_backbone, load_official
 from datasets import EpochBatchSampler, build_dataset, build_loader
 from evaluate import evaluate_network
@@ -27,10 +31,7 @@ from metrics import NUMBERS, CocoMetrics
 from models import build_model
 from optimizers import average_gradients, build_optimizer, build_scheduler, clip_gradients, first_not_finite
 from options import FOLDER
-from paddle.utils import unique_name
 from pictures import log_pictures
-from tqdm import tqdm
-from visualdl import LogWriter
 
 #: what may differ between a training and its continuation
 _FREE_ON_RESUME = {

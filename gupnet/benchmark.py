@@ -21,12 +21,21 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from shared import HelpFormatter, run
-from shared.measure import compare_speed, environment, measure_processes, resident_bytes, run_child, serve, speed_table
-from shared.options import positive_float, positive_int
+from shared.deploying.measure import (
+    compare_speed,
+    environment,
+    measure_processes,
+    resident_bytes,
+    run_child,
+    serve,
+    speed_table,
+)
+from shared.running.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
-import numpy as np
 from constants import INPUT_SIZE
 from options import FOLDER, input_side, parse_options
 
@@ -52,6 +61,7 @@ def build_case(case: Sequence[str], options: argparse.Namespace) -> Callable[[],
 
 def _torch_inference(part: str, options: argparse.Namespace) -> Callable:
     import torch
+
     from inference import simulated_inputs
     from reference.network import build_reference
 
@@ -71,8 +81,9 @@ def _torch_inference(part: str, options: argparse.Namespace) -> Callable:
 
 
 def _paddle_inference(side: str, part: str, options: argparse.Namespace) -> Callable:
-    import export
     import paddle
+
+    import export
     from inference import simulated_inputs
     from models import build_model
 
@@ -119,6 +130,7 @@ def _targets(batch: int, options: argparse.Namespace, objects: int = 8) -> dict[
 
 def _torch_step(batch: int, options: argparse.Namespace) -> Callable:
     import torch
+
     from inference import simulated_inputs
     from reference.losses import build_criterion
     from reference.network import build_reference
@@ -140,6 +152,7 @@ def _torch_step(batch: int, options: argparse.Namespace) -> Callable:
 
 def _paddle_step(batch: int, options: argparse.Namespace) -> Callable:
     import paddle
+
     from inference import simulated_inputs
     from losses import build_criterion
     from models import build_model
@@ -173,7 +186,7 @@ def hold(case: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def compare(argv: Sequence[str], sides: Sequence[str], task: Sequence, options: argparse.Namespace) -> list[dict]:
-    """Rows of `shared.measure.speed_table` for one task; the first side is the one compared with."""
+    """Rows of `shared.deploying.measure.speed_table` for one task; the first side is the one compared with."""
     case = [sys.executable, __file__, *argv, "--serve"]
     commands = {side: [*case, side, *map(str, task)] for side in sides}
     times = measure_processes(commands, repeats=options.repeats, warmup=2, seconds=options.seconds, rest=REST)

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from shared.weights import atomic_write_text
-
 import numpy as np
 import paddle
+from tqdm import tqdm
+
+from shared.weights import atomic_write_text
+
 from constants import CLASSES, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
 from datasets import Calibration, Loader, decode_heading
 from models import find_peaks
 from models.regions import at_cells, found_objects
-from tqdm import tqdm
 
 #: columns of a detection
 _CLASS, _SCORE, _CENTRE, _SIZE, _DEPTH = 0, 1, slice(2, 4), slice(4, 6), 6

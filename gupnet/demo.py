@@ -17,20 +17,21 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shared import InputError, run
-from shared.options import positive_float
-from shared.weights import atomic_write, atomic_write_text
-
 import numpy as np
 import paddle
+from PIL import Image
+from tqdm import tqdm
+
+from shared import InputError, run
+from shared.running.options import positive_float
+from shared.weights import atomic_write, atomic_write_text
+
 from constants import DOWN_RATIO
 from datasets import Calibration, Objects, load_image, network_input, parse_objects, read_calibration, read_objects
 from decoding import decode_detections, result_lines
 from drawing import sheet
 from inference import Predictor, build_predictor, load_network
 from options import build_parser, parse_options, parse_options_for_weights
-from PIL import Image
-from tqdm import tqdm
 
 OWN = "_3d.png"  # ending of what this script draws, which it does not take for pictures to read
 ENDINGS = (".png", ".jpg", ".jpeg")

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from datasets.objects import Objects, box_corners
 from PIL import Image, ImageDraw, ImageFont
+
+from datasets.objects import Objects, box_corners
 
 COLOURS = {"Car": (255, 150, 30), "Pedestrian": (70, 190, 255), "Cyclist": (250, 90, 210)}
 OTHER = (190, 190, 190)

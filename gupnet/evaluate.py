@@ -45,6 +45,7 @@ def build_own_parser() -> argparse.ArgumentParser:
 def predict(options: argparse.Namespace) -> Path:
     """Write the result files of the network of options.weights to options.output_dir. Returns the labels' folder."""
     import paddle
+
     from datasets import find_root
     from inference import build_predictor, load_network, predict_split
 

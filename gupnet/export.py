@@ -16,8 +16,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+
 from shared import run
-from shared.export import (
+from shared.deploying.export import (
     Engine,
     add_format_option,
     deliver,
@@ -27,14 +31,11 @@ from shared.export import (
     translate_to_onnx,
 )
 
-import numpy as np
-import paddle
 from constants import MAX_OBJECTS
 from inference import load_network, simulated_inputs
 from models import GUPNet, find_peaks
 from models.regions import found_objects
 from options import FOLDER, NETWORK_OPTIONS, build_parser, parse_options_for_weights
-from paddle.static import InputSpec
 
 DENSE_OUTPUTS = ("features", "heatmap", "offset_2d", "size_2d")
 OUTPUTS = ("heatmap", "offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading", "h3d_log_variance")

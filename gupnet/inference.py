@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+from tqdm import tqdm
+
 from convert import load_official
 from datasets import EpochBatchSampler, build_dataset, build_loader
 from decoding import decode_detections, extract_detections, write_results
 from models import GUPNet, build_model
-from tqdm import tqdm
 
 Predictor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 

@@ -8,10 +8,11 @@ give.
 import argparse
 import math
 
-from shared.norms import use_synchronised_batch_norm
-
 import paddle
 import paddle.distributed as dist
+
+from shared.running.norms import use_synchronised_batch_norm
+
 from datasets import Batch
 from losses import TERMS, Counts, HierarchicalTaskLearning, build_criterion
 from models import BrokenBoxes, GUPNet

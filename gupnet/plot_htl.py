@@ -8,13 +8,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared import HelpFormatter, InputError, run
-
 import matplotlib
 
+from shared import HelpFormatter, InputError, run
+
 matplotlib.use("Agg")
-from losses import TERMS
 from matplotlib import pyplot as plt
+
+from losses import TERMS
 
 
 def draw_weights(history: Sequence[dict], path: str | Path) -> None:

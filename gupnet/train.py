@@ -12,10 +12,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from shared import InputError, run
-
 import paddle
 import paddle.distributed as dist
+
+from shared import InputError, run
+
 from learner import Diverged
 from options import build_parser, parse_options_for_weights
 from trainer import Interrupted, Trainer

@@ -11,12 +11,16 @@ import signal
 import time
 from pathlib import Path
 
-from shared import InputError
-from shared.weights import Checkpoint, as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle.utils import unique_name
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from shared import InputError
+from shared.weights import Checkpoint, as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
+
 from convert import load_backbone, load_official
 from datasets import EpochBatchSampler, build_dataset, build_loader
 from decoding import detect, write_results
@@ -24,10 +28,7 @@ from learner import Diverged, Learner
 from losses import TERMS
 from metrics import evaluate_folders
 from models import build_model
-from paddle.utils import unique_name
 from plot_htl import draw_weights
-from tqdm import tqdm
-from visualdl import LogWriter
 
 #: what may differ between a training and its continuation
 _FREE_ON_RESUME = {

@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from shared import HelpFormatter, run
-from shared.measure import compare_speed, environment, measure_processes, run_child, serve, speed_table
-from shared.options import positive_float, positive_int
+from shared.deploying.measure import compare_speed, environment, measure_processes, run_child, serve, speed_table
+from shared.running.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
-import numpy as np
 from options import add_network_options, parse_options
 
 TORCH = "torch eager"
@@ -39,9 +40,10 @@ def build_case(side: str, task: str, batch: int, options: argparse.Namespace) ->
     labels = np.arange(batch) % options.num_classes
     if side == TORCH:
         return _torch_case(task, images, labels, options)
-    from shared.export import inference_engine, onnx_engine, translate_to_onnx
-
     import paddle
+
+    from shared.deploying.export import inference_engine, onnx_engine, translate_to_onnx
+
     from export import export_inference
     from losses import build_criterion
     from models import build_model
@@ -80,6 +82,7 @@ def build_case(side: str, task: str, batch: int, options: argparse.Namespace) ->
 
 def _torch_case(task: str, images: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> Callable:
     import torch
+
     from reference.network import build_reference
     from reference.training import build_optimizer
 
@@ -103,7 +106,7 @@ def _torch_case(task: str, images: np.ndarray, labels: np.ndarray, options: argp
 def compare(
     argv: Sequence[str], sides: Sequence[str], task: str, batch: int, options: argparse.Namespace
 ) -> list[dict]:
-    """Rows of `shared.measure.speed_table` for one task and batch size; memory as well for training."""
+    """Rows of `shared.deploying.measure.speed_table` for one task and batch size; memory as well for training."""
     case = [sys.executable, __file__, *argv, "--serve"]
     commands = {side: [*case, side, task, str(batch)] for side in (TORCH, *sides)}
     times = measure_processes(commands, repeats=options.repeats, warmup=3, seconds=options.seconds, rest=REST)

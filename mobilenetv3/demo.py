@@ -11,19 +11,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import paddle
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
 from shared import InputError, run
 from shared.weights import atomic_write, atomic_write_text
 
-import numpy as np
-import paddle
 from convert import load_official
 from datasets import SYNSETS, build_transform, label_names, load_image
 from datasets.folder import list_images
 from evaluate import dygraph_predictor
 from models import build_model
 from options import build_parser, parse_options_for_weights
-from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
 TOP = 5
 HEIGHT = 360  # of a labelled picture

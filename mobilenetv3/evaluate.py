@@ -10,19 +10,20 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 
-from shared import run
-from shared.weights import atomic_write_text
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from tqdm import tqdm
+
+from shared import run
+from shared.weights import atomic_write_text
+
 from convert import load_official
 from datasets import EpochBatchSampler, ImageFolder, build_dataset, build_loader, classes_for, split_folder
 from losses import build_criterion
 from metrics import Meter, accuracy
 from models import build_model
 from options import build_parser, parse_options_for_weights
-from tqdm import tqdm
 
 Predictor = Callable[[paddle.Tensor], np.ndarray]
 

@@ -11,8 +11,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+
 from shared import run
-from shared.export import (
+from shared.deploying.export import (
     Engine,
     add_format_option,
     deliver,
@@ -21,12 +25,9 @@ from shared.export import (
     save_graph,
 )
 
-import numpy as np
-import paddle
 from convert import load_official
 from models import build_model
 from options import NETWORK_OPTIONS, PREPROCESSING_OPTIONS, build_parser, parse_options_for_weights
-from paddle.static import InputSpec
 
 LIMIT = 1e-4  # largest difference of an exported network's logits, of their largest where that is above 1
 

@@ -3,11 +3,11 @@
 import argparse
 from collections.abc import Iterable
 
-from shared.norms import BatchNorm2D
-
 import paddle
 from paddle import nn
 from paddle.optimizer import lr as schedules
+
+from shared.running.norms import BatchNorm2D
 
 RMSPROP_ALPHA = 0.9  # both fixed in the reference script
 RMSPROP_EPSILON = 0.0316

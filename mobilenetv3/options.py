@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared.options import (
+from shared.running.options import (
     Group,
     count,
     grouped_parser,

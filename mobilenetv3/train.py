@@ -10,10 +10,11 @@ Exit status: 0 done, 2 bad input, 3 the training diverged, 130 or 143 interrupte
 import sys
 from collections.abc import Sequence
 
-from shared import InputError, run
-
 import paddle
 import paddle.distributed as dist
+
+from shared import InputError, run
+
 from options import build_parser, parse_options_for_weights
 from trainer import Diverged, Interrupted, Trainer
 

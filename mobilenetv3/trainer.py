@@ -12,13 +12,17 @@ import time
 import zlib
 from pathlib import Path
 
-from shared import InputError
-from shared.norms import use_synchronised_batch_norm
-from shared.weights import as_numpy, load_checkpoint, save_checkpoint
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle.utils import unique_name
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from shared import InputError
+from shared.running.norms import use_synchronised_batch_norm
+from shared.weights import as_numpy, load_checkpoint, save_checkpoint
+
 from convert import load_official
 from datasets import EpochBatchSampler, build_dataset, build_loader, build_mixing
 from ema import ModelAverage, adjusted_decay
@@ -27,9 +31,6 @@ from losses import build_criterion
 from metrics import Meter, Meters, accuracy
 from models import build_model
 from optimizers import build_optimizer, build_scheduler, clip_gradients
-from paddle.utils import unique_name
-from tqdm import tqdm
-from visualdl import LogWriter
 
 #: what may differ between a training and its continuation
 _FREE_ON_RESUME = {

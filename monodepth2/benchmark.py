@@ -18,12 +18,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from shared import HelpFormatter, InputError, run
-from shared.measure import compare_speed, environment, measure_processes, resident_bytes, run_child, serve, speed_table
-from shared.options import positive_float, positive_int
+from shared.deploying.measure import (
+    compare_speed,
+    environment,
+    measure_processes,
+    resident_bytes,
+    run_child,
+    serve,
+    speed_table,
+)
+from shared.running.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
-import numpy as np
 from options import LAYERS, parse_options, sources
 
 TORCH, DYGRAPH, INFERENCE, ONNX = "torch eager", "Paddle dygraph", "Paddle Inference", "ONNX Runtime"
@@ -55,6 +64,7 @@ def _picture(options: argparse.Namespace) -> np.ndarray:
 
 def _torch_inference(options: argparse.Namespace) -> Callable:
     import torch
+
     from reference.network import build_reference
 
     torch.manual_seed(0)
@@ -68,9 +78,10 @@ def _torch_inference(options: argparse.Namespace) -> Callable:
 
 
 def _paddle_inference(side: str, options: argparse.Namespace) -> Callable:
-    from shared.export import onnx_engine, translate_to_onnx
-
     import paddle
+
+    from shared.deploying.export import onnx_engine, translate_to_onnx
+
     from export import export_inference, exported_predictor
     from inference import dygraph_predictor
     from models import build_model
@@ -108,6 +119,7 @@ def _batch(batch: int, options: argparse.Namespace) -> dict:
 
 def _torch_step(batch: int, options: argparse.Namespace) -> Callable:
     import torch
+
     from reference.losses import build_criterion
     from reference.network import build_reference
     from reference.training import build_optimizer
@@ -127,6 +139,7 @@ def _torch_step(batch: int, options: argparse.Namespace) -> Callable:
 
 def _paddle_step(batch: int, options: argparse.Namespace) -> Callable:
     import paddle
+
     from losses import build_criterion
     from models import build_model
     from optimizers import build_optimizer
@@ -185,7 +198,7 @@ def hold(case: Sequence[str], options: argparse.Namespace) -> None:
 
 
 def compare(argv: Sequence[str], sides: Sequence[str], task: Sequence, options: argparse.Namespace) -> list[dict]:
-    """Rows of `shared.measure.speed_table` for one task; the first side is the one compared with."""
+    """Rows of `shared.deploying.measure.speed_table` for one task; the first side is the one compared with."""
     case = [sys.executable, __file__, *argv, "--serve"]
     commands = {side: [*case, side, *map(str, task)] for side in sides}
     times = measure_processes(commands, repeats=options.repeats, warmup=2, seconds=options.seconds, rest=REST)

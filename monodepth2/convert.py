@@ -17,10 +17,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from shared import HelpFormatter, InputError, convert, run
 from shared.weights import WeightFile, read_torch, read_weights, write_pdparams, write_torch
 
-import numpy as np
 from models import build_model, first_convolution
 from options import SUBMODELS, add_network_options, parse_options, remembered_options
 

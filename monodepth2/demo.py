@@ -15,22 +15,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared import InputError, run
-from shared.weights import atomic_write, one_line
-
 import matplotlib
 import numpy as np
 import paddle
-from datasets.pictures import load_image
-from datasets.velodyne import read_calibration, read_points
-from inference import Predictor, build_predictor, load_network, parse_for_weights
 from matplotlib.colors import Normalize
-from metrics import STEREO_SCALE
-from models import disp_to_depth
-from options import build_parser
 from paddle.nn import functional as F
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
+
+from shared import InputError, run
+from shared.weights import atomic_write, one_line
+
+from datasets.pictures import load_image
+from datasets.velodyne import read_calibration, read_points
+from inference import Predictor, build_predictor, load_network, parse_for_weights
+from metrics import STEREO_SCALE
+from models import disp_to_depth
+from options import build_parser
 
 #: endings of what this script writes, which it does not take for pictures to read
 OWN = ("_disp.jpg", "_disp.jpeg", "_side_by_side.png", "_velodyne.png")

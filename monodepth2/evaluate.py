@@ -16,13 +16,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
+import paddle
+
 from shared import InputError, run
 from shared.files import reading
 from shared.weights import atomic_write, atomic_write_text
 
-import cv2
-import numpy as np
-import paddle
 from datasets import EpochBatchSampler, build_dataset, build_loader, ground_truth, read_gt_depths
 from datasets.splits import ODOMETRY
 from inference import NO_WEIGHTS, build_predictor, load_network, output_folder, parse_for_weights, predict_disparities

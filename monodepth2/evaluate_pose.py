@@ -11,11 +11,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import paddle
+
 from shared import InputError, run
 from shared.weights import atomic_write, atomic_write_text
 
-import numpy as np
-import paddle
 from datasets import EpochBatchSampler, build_dataset, build_loader
 from datasets.splits import ODOMETRY, read_split
 from inference import NO_WEIGHTS, load_network, output_folder, parse_for_weights, predict_motions

@@ -14,8 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import paddle
+from paddle.nn import functional as F
+from paddle.static import InputSpec
+
 from shared import InputError, run
-from shared.export import (
+from shared.deploying.export import (
     Engine,
     add_format_option,
     deliver,
@@ -24,13 +29,9 @@ from shared.export import (
     save_graph,
 )
 
-import numpy as np
-import paddle
 from inference import load_network, parse_for_weights
 from models import Monodepth2
 from options import FOLDER, NETWORK_OPTIONS, build_parser
-from paddle.nn import functional as F
-from paddle.static import InputSpec
 
 LIMIT = 1e-4  # largest difference of an exported network's disparity
 

@@ -8,16 +8,17 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from shared import InputError
-from shared.options import require_files
-
 import numpy as np
 import paddle
+from tqdm import tqdm
+
+from shared import InputError
+from shared.running.options import require_files
+
 from convert import load_official, stored_options
 from metrics import batch_post_process_disparity
 from models import Monodepth2, build_model, disp_to_depth, transformation_from_parameters
 from options import parse_options
-from tqdm import tqdm
 
 Predictor = Callable[[np.ndarray], np.ndarray]
 NO_WEIGHTS = (

@@ -3,8 +3,9 @@
 import argparse
 
 import paddle
-from models import Monodepth2
 from paddle.optimizer import lr as schedules
+
+from models import Monodepth2
 
 DROP = 0.1
 

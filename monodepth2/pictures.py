@@ -3,8 +3,9 @@
 import argparse
 
 import numpy as np
-from options import sources
 from visualdl import LogWriter
+
+from options import sources
 
 MOST = 4  # items of a batch that are shown
 

@@ -10,18 +10,19 @@ the camera, such as a car ahead that keeps its distance. The lines are those of 
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared import InputError, run
-from shared.options import count
-from shared.weights import atomic_write
-
 import numpy as np
 import paddle
+from PIL import Image
+
+from shared import InputError, run
+from shared.running.options import count
+from shared.weights import atomic_write
+
 from datasets import build_dataset
 from demo import colour_map
 from inference import load_network, parse_for_weights
 from losses import build_criterion
 from options import FOLDER, build_parser, sources
-from PIL import Image
 
 
 def _grey_or_colour(picture: np.ndarray) -> np.ndarray:

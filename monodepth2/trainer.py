@@ -12,13 +12,17 @@ import signal
 import time
 from pathlib import Path
 
-from shared import InputError
-from shared.norms import use_synchronised_batch_norm
-from shared.weights import as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle.utils import unique_name
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from shared import InputError
+from shared.running.norms import use_synchronised_batch_norm
+from shared.weights import as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
+
 from convert import load_official, load_resnet
 from datasets import EpochBatchSampler, build_dataset, build_loader, training_keys
 from losses import build_criterion
@@ -26,10 +30,7 @@ from metrics import MONITOR, monitor_errors
 from models import build_model
 from optimizers import build_optimizer, build_scheduler
 from options import FOLDER, sources
-from paddle.utils import unique_name
 from pictures import log_pictures
-from tqdm import tqdm
-from visualdl import LogWriter
 
 #: what may differ between a training and its continuation
 _FREE_ON_RESUME = {

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared import InputError, run
-from shared.contents import as_numpy
-from shared.files import one_line
-from shared.layouts import COUNTER, ConversionError, Entry, dtype_of, walk
-from shared.pdparams import write_pdparams
-from shared.weights import PADDLE_SUFFIXES, TORCH_SUFFIXES, describe, kind_of, read_weights, write_torch
-
 import numpy as np
+
+from shared import InputError, run
+from shared.files import one_line
+from shared.weights import PADDLE_SUFFIXES, TORCH_SUFFIXES, describe, kind_of, read_weights, write_torch
+from shared.weights.contents import as_numpy
+from shared.weights.layouts import COUNTER, ConversionError, Entry, dtype_of, walk
+from shared.weights.pdparams import write_pdparams
 
 __all__ = ["ConversionError", "Plan", "Report", "convert_file", "describe", "load_official", "main", "plan"]
 

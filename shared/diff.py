@@ -16,12 +16,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from shared import InputError, run
-from shared.files import atomic_write_text
-from shared.measure import text_table
-from shared.record import Record
-
 import numpy as np
+
+from shared import InputError, run
+from shared.align.record import Record
+from shared.deploying.measure import text_table
+from shared.files import atomic_write_text
 
 FAMILIES = {"b": "bool", "i": "integer", "u": "integer", "f": "float", "c": "complex", "U": "text"}
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from shared import HelpFormatter, InputError, run
+from shared.deploying.measure import environment, text_table
 from shared.files import atomic_write_text, reading
-from shared.measure import environment, text_table
 
 PICTURES = (".png", ".jpg", ".jpeg")
 HERE, COMMITTED = "run on this machine", "committed log"
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.table:
         print(f"{text_table(STAGE_HEADER, stage_rows(papers))}\n{summary(papers)}")
         return 0 if all(paper.passed for paper in papers) else 1
-    from shared.report_page import page
+    from shared.align.report_page import page
 
     output = Path(options.output_dir)
     atomic_write_text(output / "report.md", markdown(papers))

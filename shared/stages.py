@@ -27,13 +27,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from shared import HelpFormatter, InputError
+from shared.align.record import Record
+from shared.deploying.measure import environment, text_table
 from shared.diff import Diff, Tolerances, compare
 from shared.files import atomic_write_text, write_error
-from shared.measure import environment, text_table
-from shared.record import Record
-
-from tqdm import tqdm
 
 DTYPES = ("float32", "float64")
 SIDES = ("paddle", "torch")

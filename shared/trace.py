@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared import InputError, run
-from shared.diff import Diff, Tolerances, add_tolerance_options, compare, tolerance_of
-from shared.record import Record, to_array
-
 import numpy as np
+
+from shared import InputError, run
+from shared.align.record import Record, to_array
+from shared.diff import Diff, Tolerances, add_tolerance_options, compare, tolerance_of
 
 KEY = re.compile(r"([0-9]{1,9})/(.*?)/(in|out|grad)/(.*)", re.DOTALL)
 

@@ -15,12 +15,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from shared import HelpFormatter, run
-from shared.measure import compare_speed, environment, measure_processes, run_child, serve, speed_table, text_table
-from shared.options import positive_float, positive_int
+from shared.deploying.measure import (
+    compare_speed,
+    environment,
+    measure_processes,
+    run_child,
+    serve,
+    speed_table,
+    text_table,
+)
+from shared.running.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
-import numpy as np
 from options import add_network_options, parse_options
 
 TORCH = "torch eager"
@@ -52,9 +61,10 @@ def build_case(
     labels = np.random.default_rng(1).integers(0, options.num_classes, (batch, *size))
     if side == TORCH:
         return _torch_case(task, images, labels, options)
-    from shared.export import inference_engine, onnx_engine, translate_to_onnx
-
     import paddle
+
+    from shared.deploying.export import inference_engine, onnx_engine, translate_to_onnx
+
     from export import export_inference
     from losses import build_criterion
     from models import build_model
@@ -94,6 +104,7 @@ def build_case(
 
 def _torch_case(task: str, images: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> Callable:
     import torch
+
     from reference.losses import build_criterion
     from reference.network import build_reference
     from reference.training import build_optimizer
@@ -125,7 +136,7 @@ def compare(
     size: Sequence[int],
     options: argparse.Namespace,
 ) -> list[dict]:
-    """Rows of `shared.measure.speed_table` for one task; memory as well for training."""
+    """Rows of `shared.deploying.measure.speed_table` for one task; memory as well for training."""
     case = [task, str(batch), *map(str, size)]
     serving = [sys.executable, __file__, *argv, "--serve"]
     commands = {side: [*serving, side, *case] for side in (TORCH, *sides)}
@@ -141,6 +152,7 @@ def compare(
 def evaluate_frame(place: int, options: argparse.Namespace) -> str:
     """Segment one frame as protocol number `place` does; returns the protocol's name."""
     import paddle
+
     from evaluate import dygraph_segment
     from inference import Protocol
     from models import build_model

@@ -17,20 +17,21 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shared import InputError, run
-from shared.options import positive_float
-from shared.weights import atomic_write, atomic_write_text
-
 import numpy as np
 import paddle
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from tqdm import tqdm
+
+from shared import InputError, run
+from shared.running.options import positive_float
+from shared.weights import atomic_write, atomic_write_text
+
 from convert import load_official
 from datasets import CLASS_NAMES, PALETTE, load_image, normalise, to_label_ids
 from evaluate import class_names, dygraph_segment
 from inference import predict_scaled
 from models import build_model
 from options import build_parser, parse_options_for_weights
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-from tqdm import tqdm
 
 #: accepted endings of file names in a folder, compared in lower case
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")

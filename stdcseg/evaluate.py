@@ -13,19 +13,20 @@ import json
 import math
 from collections.abc import Sequence
 
-from shared import InputError, run
-from shared.options import positive_float, positive_int
-from shared.weights import atomic_write_text
-
 import paddle
 import paddle.distributed as dist
+from tqdm import tqdm
+
+from shared import InputError, run
+from shared.running.options import positive_float, positive_int
+from shared.weights import atomic_write_text
+
 from convert import load_official
 from datasets import CLASS_NAMES, Cityscapes, EpochBatchSampler, EvalTransform, build_loader
 from inference import Protocol, Segment
 from metrics import ConfusionMatrix
 from models import build_model
 from options import build_parser, parse_options_for_weights
-from tqdm import tqdm
 
 SCALES = (0.5, 0.75)
 

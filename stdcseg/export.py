@@ -13,8 +13,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+
 from shared import run
-from shared.export import (
+from shared.deploying.export import (
     Engine,
     add_format_option,
     deliver,
@@ -23,12 +27,9 @@ from shared.export import (
     save_graph,
 )
 
-import numpy as np
-import paddle
 from convert import load_official
 from models import STDCSeg, build_model, fold_norms
 from options import NETWORK_OPTIONS, build_parser, parse_options_for_weights
-from paddle.static import InputSpec
 
 LIMIT = 1e-4  # largest difference of an exported network's logits, of their largest where that is above 1
 CHECKED = (1, 3, 256, 512)  # shape of the picture that the graphs are compared on

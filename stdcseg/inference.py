@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared import InputError
-
 import numpy as np
 import paddle
-from models import resize_bilinear
 from paddle.nn import functional as F
+
+from shared import InputError
+
+from models import resize_bilinear
 
 Segment = Callable[[paddle.Tensor], paddle.Tensor]
 Size = tuple[int, int]

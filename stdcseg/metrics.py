@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from shared import InputError
-
 import numpy as np
+
+from shared import InputError
 
 
 class ConfusionMatrix:

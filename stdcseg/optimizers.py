@@ -2,14 +2,15 @@
 
 import argparse
 
-from shared.norms import BatchNorm2D
-
 import paddle
+from paddle import nn
+from paddle.optimizer import lr as schedules
+
+from shared.running.norms import BatchNorm2D
+
 from losses import Criterion
 from models.layers import ABN
 from models.stdcseg import STDCSeg
-from paddle import nn
-from paddle.optimizer import lr as schedules
 
 HEAD_FACTOR = 10.0  # learning rate of fusion and heads, in base rates
 EARLIER_PORT_END = 1e-5  # last rate of Warmup_PolyDecay

@@ -11,13 +11,17 @@ import signal
 import time
 from pathlib import Path
 
-from shared import InputError
-from shared.norms import use_synchronised_batch_norm
-from shared.weights import as_numpy, load_checkpoint, save_checkpoint
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+from paddle.utils import unique_name
+from tqdm import tqdm
+from visualdl import LogWriter
+
+from shared import InputError
+from shared.running.norms import use_synchronised_batch_norm
+from shared.weights import as_numpy, load_checkpoint, save_checkpoint
+
 from convert import load_official
 from datasets import CLASS_NAMES, EpochBatchSampler, build_dataset, build_loader
 from evaluate import dygraph_segment, evaluate_protocols, figures
@@ -25,9 +29,6 @@ from inference import Protocol
 from losses import build_criterion
 from models import build_model
 from optimizers import build_optimizer, build_scheduler, parameter_groups
-from paddle.utils import unique_name
-from tqdm import tqdm
-from visualdl import LogWriter
 
 #: what may differ between a training and its continuation
 _FREE_ON_RESUME = {

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from shared.curves import Panel, plot_curves
+from shared.align.curves import Panel, plot_curves
 from shared.diff import Tolerance
 from shared.stages import Stage
 

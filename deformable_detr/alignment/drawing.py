@@ -10,18 +10,18 @@ import functools
 import json
 from pathlib import Path
 
-from shared.formula import formula_tensor
+import numpy as np
+import torch
+from torch import nn
+
+from shared.align.formula import formula_tensor
 from shared.stages import Context
 from shared.weights import as_numpy, atomic_write_text, read_torch, write_torch
 
-import numpy as np
-import torch
+from . import feeds
 from reference import data as reading
 from reference import losses, network
 from reference.backbone import FrozenNorm
-from torch import nn
-
-from . import feeds
 
 CALIBRATION_PICTURES = 6
 FACTORS = {

@@ -5,10 +5,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from shared.formula import formula_input, rng_for
+import numpy as np
+
+from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
 
-import numpy as np
 from options import NETWORK_OPTIONS, parse_options
 
 SEED = 2026

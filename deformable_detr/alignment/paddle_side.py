@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import paddle
+
 from shared.convert import plan
 from shared.stages import Context
 from shared.weights import as_numpy, read_torch
 
-import numpy as np
 import ops
-import paddle
+from . import feeds
+from .parts import outputs_and_parts
 from convert import load_official
 from datasets import build_dataset, collate, read_annotations
 from losses import build_criterion
@@ -22,9 +25,6 @@ from metrics import detection_rows, evaluate_detections
 from models import build_model
 from optimizers import build_optimizer, build_scheduler, clip_gradients, parameter_groups
 from postprocess import postprocess
-
-from . import feeds
-from .parts import outputs_and_parts
 
 
 def _loaded(context: Context, options: argparse.Namespace, file: Path):

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from shared.weights import as_numpy
-
 import numpy as np
+
+from shared.weights import as_numpy
 
 
 def outputs_and_parts(model, watched: Sequence[str], *inputs) -> tuple[dict, dict[str, list[np.ndarray]]]:

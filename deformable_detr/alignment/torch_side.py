@@ -10,19 +10,19 @@ import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
-from shared.stages import Context
-from shared.weights import as_numpy, read_torch
-
 import numpy as np
 import torch
-from reference import data as reading
-from reference import evaluation, losses, network, official, training
-from reference.operator import ms_deform_attn_torch
+
+from shared.stages import Context
+from shared.weights import as_numpy, read_torch
 
 from . import feeds
 from .drawing import batch_of, choose_batch, draw_weights, load
 from .parts import outputs_and_parts
 from .torch_training import draws_of, prepare_training, train
+from reference import data as reading
+from reference import evaluation, losses, network, official, training
+from reference.operator import ms_deform_attn_torch
 
 __all__ = ["backward", "data", "forward", "loss", "metric", "prepare", "structure", "train"]
 

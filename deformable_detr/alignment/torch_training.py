@@ -5,18 +5,18 @@ import copy
 import hashlib
 import random
 
-from shared.record import Record
+import torch
+from torch import nn
+
+from shared.align.record import Record
 from shared.stages import Context
 from shared.weights import as_numpy, write_torch
 
-import torch
+from . import feeds
+from .drawing import ROUNDING, as_tensors, load
 from options import parse_options
 from reference import data as reading
 from reference import losses, network, training
-from torch import nn
-
-from . import feeds
-from .drawing import ROUNDING, as_tensors, load
 
 
 def draws_of(options: argparse.Namespace, epoch: int, index: int) -> random.Random:

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pycocotools.coco import COCO
+
 from shared import InputError
 from shared.files import one_line
-
-from pycocotools.coco import COCO
 
 _LARGEST_ID = 2**53  # detections carry ids as float64
 _LARGEST = 1e9  # pixels: no picture has more, and their sums and products stay finite

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from shared import InputError
-
 from PIL import Image
+
+from shared import InputError
 
 from .annotations import is_crowd, note_unusable, read_annotations
 from .pictures import load_image

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from PIL import Image, UnidentifiedImageError
+
 from shared import InputError
 from shared.files import one_line
-
-from PIL import Image, UnidentifiedImageError
 
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 

@@ -2,15 +2,15 @@
 
 import argparse
 
-from shared import InputError
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from models.boxes import cxcywh_to_xyxy, generalized_iou
 from paddle.nn import functional as F
 
+from shared import InputError
+
 from .matcher import HungarianMatcher
+from models.boxes import cxcywh_to_xyxy, generalized_iou
 
 GAMMA = 2.0
 

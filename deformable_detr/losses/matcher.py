@@ -2,8 +2,9 @@
 
 import numpy as np
 import paddle
-from models.boxes import cxcywh_to_xyxy, generalized_iou
 from scipy.optimize import linear_sum_assignment
+
+from models.boxes import cxcywh_to_xyxy, generalized_iou
 
 ALPHA, GAMMA = 0.25, 2.0
 EPSILON = 1e-8

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import paddle
-from ops import ms_deform_attn
 from paddle import nn
 from paddle.nn import functional as F
 
 from .layers import linear
+from ops import ms_deform_attn
 
 
 def initial_offsets(heads: int, levels: int, points: int) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 import math
 
-from shared.norms import BatchNorm2D
-
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+
+from shared.running.norms import BatchNorm2D
 
 #: blocks of the four stages; below 50 layers they are of two 3x3 convolutions, from there on bottlenecks
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}

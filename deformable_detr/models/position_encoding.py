@@ -2,10 +2,10 @@
 
 import math
 
-from shared import InputError
-
 import paddle
 from paddle import nn
+
+from shared import InputError
 
 TEMPERATURE = 10000
 LEARNED_CELLS = 50

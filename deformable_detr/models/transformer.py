@@ -1,9 +1,9 @@
 """The deformable transformer: encoder of the tokens of all levels, decoder of the queries (fact sheet 4.5 to 4.11)."""
 
-from shared import InputError
-
 import paddle
 from paddle import nn
+
+from shared import InputError
 
 from .attention import MSDeformAttn
 from .layers import FeedForward, inverse_sigmoid, linear, share_first_biases

@@ -16,9 +16,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from shared.files import one_line, remove_stale, sync_folder, temporary_name
-
 import paddle
+
+from shared.files import one_line, remove_stale, sync_folder, temporary_name
 
 HERE = Path(__file__).resolve().parent
 NAME = "ms_deform_attn"

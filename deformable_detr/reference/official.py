@@ -19,11 +19,11 @@ from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from shared import InputError
-from shared.official import imports_from, replaced, require_checkout, stand_ins
-
 import torch
 from torch import nn
+
+from shared import InputError
+from shared.align.official import imports_from, replaced, require_checkout, stand_ins
 
 from . import resnet
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from datasets import CocoDetection, build_dataset
 from options import parse_options
-from PIL import Image
 
 
 def annotation(bbox, category_id=1, area=None, **more) -> dict:

@@ -9,9 +9,9 @@ import re
 from functools import cache
 from pathlib import Path
 
-from shared.formula import formula_tensor, read_shapes
-
 import numpy as np
+
+from shared.align.formula import formula_tensor, read_shapes
 
 COMMITTED = Path(__file__).parent / "golden"
 FIGURES = Path(os.environ["GOLDEN"]) if os.environ.get("GOLDEN") else COMMITTED

@@ -2,11 +2,12 @@
 
 import argparse
 
-from shared.convert import plan
-from shared.formula import formula_input
-
 import numpy as np
 import paddle
+
+from shared.align.formula import formula_input
+from shared.convert import plan
+
 from golden_files import VARIANTS, formula_weights
 from models import build_model
 from options import parse_options

@@ -2,13 +2,14 @@
 
 import shutil
 
-from shared import InputError
-
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared import InputError
+
 from data_sets import annotation, edit, lay_out, small_options, small_set
 from datasets import build_dataset, load_image
-from PIL import Image
 
 RED, SOFT = (200, 40, 90), 4  # a colour, and how far a JPEG may be off
 

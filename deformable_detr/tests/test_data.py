@@ -5,12 +5,16 @@ import os
 import random
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import paddle
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from PIL import Image
+
+from shared import InputError
+
 from data_sets import annotation, lay_out, small_options, small_set
 from datasets import (
     CATEGORIES,
@@ -26,10 +30,7 @@ from datasets import (
 )
 from datasets.sampling import share_of
 from golden_files import DATA, close, golden, sliced, statistics
-from hypothesis import given, settings
-from hypothesis import strategies as some
 from options import parse_options
-from PIL import Image
 
 FILE = golden("data")
 EXACT = ("labels", "image_id", "iscrowd", "orig_size", "size")

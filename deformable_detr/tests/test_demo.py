@@ -5,14 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
 from shared import InputError
 from shared.weights import write_pdparams
 
 import demo
 import drawing
-import numpy as np
-import paddle
-import pytest
 from data_sets import lay_out
 from datasets import collate, read_annotations, transforms
 from datasets.annotations import index
@@ -20,7 +22,6 @@ from datasets.things import KINDS
 from drawing import Labelled, colour_of, draw_boxes, side_by_side
 from models import build_model
 from options import parse_options
-from PIL import Image
 from postprocess import postprocess
 
 SMALL = (

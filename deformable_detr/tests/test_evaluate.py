@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import paddle
+import pytest
+
 from shared import InputError
 from shared.weights import write_pdparams
 
 import evaluate
-import numpy as np
-import paddle
-import pytest
 from data_sets import edit, lay_out, small_options, small_set
 from datasets import build_dataset
 from inference import dygraph_predictor, load_network, parse_for_weights

@@ -2,13 +2,14 @@
 
 import json
 
-from shared import InputError
-
-import export
 import numpy as np
 import onnxruntime
 import paddle
 import pytest
+
+from shared import InputError
+
+import export
 from models import build_model
 from models.backbone import FrozenBatchNorm2D
 from options import parse_options

@@ -3,15 +3,16 @@
 import json
 from pathlib import Path
 
-from shared.fuzz import fuzz_reader
-
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared.tests.fuzz import fuzz_reader
+
 from data_sets import lay_out
 from datasets import EvalTransform, load_image, read_annotations
 from datasets.coco import CocoDetection
 from metrics import evaluate_detections, read_results
-from PIL import Image
 
 
 def test_annotations(tmp_path):

@@ -6,11 +6,12 @@ stands in the functions above it.
 
 from collections.abc import Iterator
 
-from shared.convert import plan
-
 import numpy as np
 import paddle
 import pytest
+
+from shared.convert import plan
+
 from golden_files import VARIANTS, close, golden, sliced, statistics
 from losses import build_criterion
 from models import build_model

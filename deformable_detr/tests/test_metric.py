@@ -7,19 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared import InputError
-
-import evaluate
 import numpy as np
 import paddle
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from shared import InputError
+
+import evaluate
 from data_sets import edit, lay_out, small_options, small_set
 from datasets import read_annotations, split_paths
 from datasets.annotations import index
 from golden_files import golden
 from metrics import NUMBERS, detection_rows, evaluate_detections, merge, read_results, to_results
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 FILE = golden("pieces")
 FOLDER = Path(evaluate.__file__).parent

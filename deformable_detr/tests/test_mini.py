@@ -11,19 +11,20 @@ import time
 from functools import partial
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import pytest
-from datasets import CATEGORIES, EvalTransform, mini, scenes, things
-from datasets.coco import CocoDetection, split_paths
-from datasets.mini import ensure_mini
-from datasets.outlines import mask_box, mask_counts, mask_polygons
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+
+from shared import InputError
+
+from datasets import CATEGORIES, EvalTransform, mini, scenes, things
+from datasets.coco import CocoDetection, split_paths
+from datasets.mini import ensure_mini
+from datasets.outlines import mask_box, mask_counts, mask_polygons
 
 SCRIPT = Path(mini.__file__)
 TRAIN, VAL = 16, 10

@@ -10,10 +10,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import ops
 import paddle
 import pytest
 import torch
+
+import ops
 from golden_files import close, golden, sliced
 from ops import build
 from reference.operator import ms_deform_attn_torch

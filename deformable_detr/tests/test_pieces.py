@@ -3,14 +3,16 @@
 
 import math
 
-from shared import InputError
-from shared.convert import plan
-from shared.formula import formula_input
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
 import pytest
+from paddle.nn import functional as F
+
+from shared import InputError
+from shared.align.formula import formula_input
+from shared.convert import plan
+
 from golden_files import VARIANTS, close, golden, official_shapes, sliced, statistics
 from losses import Criterion, build_criterion
 from losses.matcher import matching_cost
@@ -23,7 +25,6 @@ from models.position_encoding import PositionEmbeddingLearned, PositionEmbedding
 from models.proposals import proposal_boxes, proposal_embedding
 from models.transformer import encoder_reference_points, valid_ratio
 from options import parse_options
-from paddle.nn import functional as F
 from postprocess import postprocess
 
 DTYPES = ["float32", "float64"]

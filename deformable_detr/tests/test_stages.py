@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
+import pytest
+
+from shared.align.record import Record
 from shared.diff import Diff, compare
-from shared.record import Record
 from shared.stages import Context
 
 import alignment
-import pytest
 from alignment import feeds, paddle_side, torch_side
 from datasets.mini import ensure_mini
 from options import parse_options

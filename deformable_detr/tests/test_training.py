@@ -13,18 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared import InputError
-from shared.weights import load_checkpoint, read_weights
-
 import numpy as np
 import paddle
 import pytest
 import train
+from visualdl import LogReader
+
+from shared import InputError
+from shared.weights import load_checkpoint, read_weights
+
 import trainer
 from data_sets import SMALL, edit, lay_out
 from losses import NotFinite, build_criterion
 from options import parse_options
-from visualdl import LogReader
 
 FOLDER = Path(__file__).resolve().parents[1]
 # a small network; three steps an epoch

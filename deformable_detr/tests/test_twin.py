@@ -8,12 +8,14 @@ import json
 import random
 from functools import cache
 
-from shared import InputError
-from shared.formula import formula_input
-
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+from shared import InputError
+from shared.align.formula import formula_input
+
 from golden_files import DATA, VARIANTS, close, formula_weights, golden, official_shapes, sliced, statistics
 from options import parse_options
 from reference import boxes as box_math
@@ -21,7 +23,6 @@ from reference import data, evaluation, losses, network, official, training, tra
 from reference.attention import DeformableAttention, initial_offsets
 from reference.backbone import SineEncoding, level_mask, waves
 from reference.operator import ms_deform_attn_torch
-from torch import nn
 
 DTYPES = [pytest.param("float32", "", id="float32"), pytest.param("float64", "64", id="float64")]
 per_dtype = pytest.mark.parametrize(("dtype", "suffix"), DTYPES)

@@ -7,17 +7,18 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
-from shared import InputError
-from shared.convert import plan
-from shared.formula import formula_state
-from shared.fuzz import fuzz_reader
-from shared.weights import read_weights, save_checkpoint, write_pdparams
-
-import convert
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared import InputError
+from shared.align.formula import formula_state
+from shared.convert import plan
+from shared.tests.fuzz import fuzz_reader
+from shared.weights import read_weights, save_checkpoint, write_pdparams
+
+import convert
 from golden_files import VARIANTS, golden, official_shapes
 from models import build_model
 from options import NETWORK_OPTIONS, parse_options

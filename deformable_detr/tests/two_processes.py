@@ -18,6 +18,7 @@ import paddle.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+
 from losses import build_criterion
 from models import build_model
 from optimizers import average_gradients

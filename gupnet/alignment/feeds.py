@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.formula import formula_input, rng_for
+import numpy as np
+
+from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
 
-import numpy as np
 from constants import DOWN_RATIO, HEADING_BINS, MAX_OBJECTS
 from options import parse_options
 

@@ -2,12 +2,14 @@
 
 import zlib
 
+import numpy as np
+import paddle
+
 from shared.convert import plan
 from shared.stages import Context
 from shared.weights import as_numpy, read_torch
 
-import numpy as np
-import paddle
+from . import feeds
 from convert import load_official
 from datasets import build_dataset
 from decoding import decode_detections, extract_detections, result_lines
@@ -16,8 +18,6 @@ from metrics import average_precisions, precision_curves, read_folders
 from models import build_model, find_peaks
 from optimizers import EpochSchedule, build_optimizer, parameter_groups
 from options import parse_options
-
-from . import feeds
 
 
 def _loaded(context: Context, name: str = "drawn"):

@@ -8,20 +8,20 @@ import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
-from shared.formula import formula_state
-from shared.record import Record
+import numpy as np
+import torch
+
+from shared.align.formula import formula_state
+from shared.align.record import Record
 from shared.stages import Context
 from shared.weights import atomic_write, atomic_write_text, read_torch
 
-import numpy as np
-import torch
+from . import feeds
 from options import parse_options
 from reference import data as reading
 from reference import evaluation, losses, network, official, training
 from reference.dla import peaks
 from reference.losses import TERMS
-
-from . import feeds
 
 _TWIN = SimpleNamespace(
     build_reference=network.build_reference,

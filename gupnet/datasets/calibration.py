@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from shared import InputError
 from shared.files import one_line
-
-import numpy as np
 
 from .objects import read_lines, wrap_once
 

@@ -4,17 +4,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
 from shared import InputError
 from shared.files import one_line
-
-import numpy as np
-from constants import CLASSES, DOWN_RATIO, INPUT_SIZE, MEAN, STD
-from PIL import Image, UnidentifiedImageError
 
 from .affine import affine_maps, warp
 from .calibration import read_calibration
 from .objects import read_lines, read_objects
 from .targets import build_targets
+from constants import CLASSES, DOWN_RATIO, INPUT_SIZE, MEAN, STD
 
 _LEVELS = ((np.arange(256, dtype=np.float32) / 255)[:, None] - MEAN) / STD  # [256, 3]: what a grey level becomes
 

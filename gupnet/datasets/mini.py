@@ -20,13 +20,13 @@ from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 
-from shared import HelpFormatter, InputError, run
-
 import cv2
 import numpy as np
 import PIL
 from PIL import Image
 from tqdm import tqdm
+
+from shared import HelpFormatter, InputError, run
 
 if __package__:
     from . import street

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from shared import InputError
 from shared.files import one_line
-
-import numpy as np
 
 TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
 EASY, MODERATE, HARD, UNKNOWN = 1, 2, 3, 4  # levels of difficulty; 0 is DontCare

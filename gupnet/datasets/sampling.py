@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator
 
-from shared import InputError
-
 import numpy as np
+
+from shared import InputError
 
 
 class EpochBatchSampler:

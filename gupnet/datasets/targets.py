@@ -3,11 +3,11 @@
 from collections.abc import Collection
 
 import numpy as np
-from constants import CLASSES, DOWN_RATIO, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
 
 from .affine import apply
 from .calibration import Calibration
 from .objects import UNKNOWN, Objects
+from constants import CLASSES, DOWN_RATIO, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
 
 NEAREST = 2  # metres: what is nearer is no target
 _PAINTED = ("Van", "Truck", "DontCare")  # into the heatmap of Car, where they are accepted, and no more

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import paddle
-from models import probabilities
-from models.regions import at_cells, labelled_objects
 
 from . import regions
 from .focal import focal_sums
+from models import probabilities
+from models.regions import at_cells, labelled_objects
 
 TERMS = (
     "seg_loss",

@@ -1,6 +1,7 @@
 """Losses of objects, each as a row of values whose mean over objects is the term (fact sheet 5)."""
 
 import paddle
+
 from constants import HEADING_BINS
 
 #: the code's constant, not the square root of 2

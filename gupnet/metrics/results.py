@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from shared import InputError
 from shared.files import one_line
-
-import numpy as np
 
 #: the types that the evaluation tells apart, compared without case; `Objects.kind` counts in this order
 KINDS = ("car", "pedestrian", "cyclist", "van", "person_sitting", "dontcare")

@@ -1,10 +1,10 @@
 """The backbone: DLA-34, deep layer aggregation (fact sheet 4.1). Names of tensors are those of the official files."""
 
-from shared.norms import BatchNorm2D
-
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+
+from shared.running.norms import BatchNorm2D
 
 from .layers import conv, torch_default
 

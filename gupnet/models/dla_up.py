@@ -2,12 +2,12 @@
 
 import math
 
-from shared.norms import BatchNorm2D
-
 import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+
+from shared.running.norms import BatchNorm2D
 
 from .layers import conv
 

@@ -3,7 +3,6 @@
 import argparse
 
 import paddle
-from constants import CLASSES, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
 from paddle import nn
 
 from . import regions
@@ -11,6 +10,7 @@ from .dla import CHANNELS, DLA34
 from .dla_up import DLAUp
 from .heads import RoIHead, dense_head, heatmap_head
 from .peaks import find_peaks
+from constants import CLASSES, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
 
 MODES = ("train", "val", "test")
 _FIRST_LEVEL = 2  # of those that the neck takes; its stride is the constants' DOWN_RATIO

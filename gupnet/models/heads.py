@@ -1,10 +1,10 @@
 """The heads: three on the dense map, four on the regions of interest (fact sheet 4.3 and 4.4)."""
 
-from shared.norms import BatchNorm2D
-
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+
+from shared.running.norms import BatchNorm2D
 
 from .layers import conv, torch_default
 

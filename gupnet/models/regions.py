@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from shared import InputError
-
 import paddle
 from paddle.nn import functional as F
 from paddle.vision.ops import roi_align
+
+from shared import InputError
 
 SIZE = 7
 #: cells from which on a box's border is a sign of broken weights; RoIAlign would not come to an end

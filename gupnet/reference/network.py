@@ -8,12 +8,12 @@ import argparse
 from collections.abc import Mapping
 
 import torch
-from constants import MEAN_SIZES
 from torch import nn
 from torch.nn import functional as F
 
 from .dla import DLA34, FIRST_LEVEL, WIDTHS, DLAUp, peaks
 from .roi import SIZE, coordinate_maps, roi_align, to_picture
+from constants import MEAN_SIZES
 
 CLASSES = 3
 _HIDDEN = 256

@@ -14,12 +14,12 @@ from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from shared import InputError
-from shared.official import imports_from, require_checkout, stand_ins
-
 import numpy as np
 import torch
 from torch import nn
+
+from shared import InputError
+from shared.align.official import imports_from, require_checkout, stand_ins
 
 from . import data, training
 from .losses import TERMS

@@ -8,9 +8,9 @@ import os
 from functools import cache
 from pathlib import Path
 
-from shared.formula import formula_input, formula_state, read_shapes
-
 import numpy as np
+
+from shared.align.formula import formula_input, formula_state, read_shapes
 
 COMMITTED = Path(__file__).parent / "golden"
 FULL = Path(os.environ["GOLDEN"]) if os.environ.get("GOLDEN") else None

@@ -1,10 +1,11 @@
 """What the tests of the network share: it with the golden files' weights, their inputs, and what its layers saw."""
 
+import numpy as np
+import paddle
+
 from shared import convert
 
 import golden_files
-import numpy as np
-import paddle
 from datasets import Batch
 from golden_files import golden
 from models import GUPNet, build_model

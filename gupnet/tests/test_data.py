@@ -4,10 +4,12 @@ import re
 import shutil
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared import InputError
+
 from constants import CLASSES, MEAN_SIZES
 from datasets import (
     TYPES,
@@ -24,7 +26,6 @@ from datasets.mini import ensure_mini
 from datasets.targets import gaussian, gaussian_radius, paint
 from golden_files import DATA, golden
 from options import parse_options
-from PIL import Image
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 LOOSE = {"rtol": 1e-6, "atol": 1e-9}

@@ -4,20 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
 from shared import InputError
 
 import demo
 import drawing
-import numpy as np
-import paddle
-import pytest
 from datasets import read_calibration, read_objects
 from datasets.mini import ensure_mini
 from datasets.objects import parse_objects
 from golden_files import DATA, formula_weights, golden
 from models import build_model
 from options import parse_options
-from PIL import Image
 
 P2 = np.array([(300.0, 0, 320, 0), (0, 300, 96, 0), (0, 0, 1, 0)])
 #: 2 m wide, 1 m high, 4 m long, 10 m ahead on the ground 1.5 m below, looking to the right

@@ -4,14 +4,15 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from shared import InputError
 from shared.weights import write_pdparams
 
 import evaluate
 import export
 import inference
-import numpy as np
-import pytest
 from datasets import mini
 from metrics import evaluate_folders
 from networks import network

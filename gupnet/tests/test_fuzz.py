@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from shared.fuzz import fuzz_reader
-
 import numpy as np
-from datasets import TYPES, load_image, read_calibration, read_objects, read_split
 from PIL import Image
+
+from shared.tests.fuzz import fuzz_reader
+
+from datasets import TYPES, load_image, read_calibration, read_objects, read_split
 from plot_htl import read_log
 
 LABELS = (

@@ -1,9 +1,11 @@
 """The network, its losses and its training against figures of the official code, in both dtypes (fact sheet 9)."""
 
-import golden_files
 import numpy as np
 import paddle
 import pytest
+from paddle.vision.ops import roi_align
+
+import golden_files
 from datasets import Batch
 from decoding import decode_detections, extract_detections, result_lines
 from golden_files import below, golden, near
@@ -16,7 +18,6 @@ from models.dla_up import bilinear_kernel, upsampling
 from networks import SUFFIX, batch_of, gradients, network, official_state, run, run_recorded
 from optimizers import EpochSchedule, build_optimizer
 from options import parse_options
-from paddle.vision.ops import roi_align
 
 DTYPES = ("float32", "float64")
 ROI_OUTPUTS = ("depth", "offset_3d", "size_3d", "heading", "h3d_log_variance")

@@ -10,11 +10,12 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import paddle
 import pytest
+
+from shared import InputError
+
 from datasets import EpochBatchSampler, build_dataset, build_loader
 from datasets.mini import ensure_mini
 from options import parse_options

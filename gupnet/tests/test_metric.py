@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared import InputError
-from shared.fuzz import fuzz_reader
-
-import metrics.matching
 import numpy as np
 import pytest
+
+from shared import InputError
+from shared.tests.fuzz import fuzz_reader
+
+import metrics.matching
 from evaluate import main
 from golden_files import FOLDER, near
 from metrics import (

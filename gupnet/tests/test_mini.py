@@ -9,14 +9,15 @@ import time
 from functools import cache, partial
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared import InputError
+
 from constants import CLASSES, MEAN_SIZES
 from datasets import mini, read_calibration, read_objects, render, solids, street, textures
 from datasets.mini import ensure_mini
-from PIL import Image
 
 SCRIPT = Path(mini.__file__)
 SMALL = {"train": 3, "val": 2, "test": 1}

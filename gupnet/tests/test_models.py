@@ -5,6 +5,7 @@ import math
 import numpy as np
 import paddle
 import pytest
+
 from constants import MEAN_SIZES
 from decoding import decode_detections, result_lines, write_results
 from losses import PRE_TASKS, TERMS, HierarchicalTaskLearning, build_criterion

@@ -3,14 +3,15 @@
 import argparse
 from pathlib import Path
 
+import pytest
+import torch
+
+from shared.align.record import Record
 from shared.diff import Diff, compare
 from shared.files import atomic_write_text
-from shared.record import Record
 from shared.stages import Context
 
 import alignment
-import pytest
-import torch
 from alignment import feeds, paddle_side, torch_side
 from datasets.mini import ensure_mini
 from reference import losses

@@ -13,16 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared import InputError
-from shared.formula import formula_state
-from shared.weights import load_checkpoint, read_weights
-
 import numpy as np
 import paddle
-import plot_htl
 import pytest
 import torch
 import train
+from PIL import Image
+from visualdl import LogReader
+
+from shared import InputError
+from shared.align.formula import formula_state
+from shared.weights import load_checkpoint, read_weights
+
+import plot_htl
 import trainer
 from datasets.mini import ensure_mini
 from golden_files import SHAPES
@@ -31,8 +34,6 @@ from losses import TERMS
 from models import build_model
 from networks import batch_of
 from options import parse_options
-from PIL import Image
-from visualdl import LogReader
 
 FOLDER = Path(__file__).resolve().parents[1]
 # two batches a pass; with a horizon of eight epochs the tasks' weights are no longer 0 in the last two

@@ -6,15 +6,16 @@
 import json
 from functools import cache, partial
 
-from shared import InputError
-
-import golden_files
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from shared import InputError
+
+import golden_files
 from golden_files import SHAPES, below, close, formula_weights, golden, image_of, near
 from options import parse_options
-from PIL import Image
 from reference import data, dla, evaluation, losses, network, official, roi, training
 from reference.losses import TERMS
 

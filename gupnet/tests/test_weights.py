@@ -5,15 +5,16 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
-from shared import InputError
-from shared.formula import formula_state
-from shared.weights import read_weights, save_checkpoint
-
-import convert
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared import InputError
+from shared.align.formula import formula_state
+from shared.weights import read_weights, save_checkpoint
+
+import convert
 from golden_files import SHAPES
 from models import build_model
 

@@ -4,13 +4,12 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from shared.curves import Panel, plot_curves
+from shared.align.curves import Panel, plot_curves
 from shared.diff import Tolerance
 from shared.stages import Stage
 
-from options import NETWORK_OPTIONS, add_network_options
-
 from .feeds import TRAIN_CLASSES
+from options import NETWORK_OPTIONS, add_network_options
 
 FOLDER = Path(__file__).resolve().parents[1]
 

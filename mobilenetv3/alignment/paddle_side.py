@@ -2,12 +2,14 @@
 
 import zlib
 
+import numpy as np
+import paddle
+
 from shared.convert import plan
 from shared.stages import Context
 from shared.weights import as_numpy, read_torch
 
-import numpy as np
-import paddle
+from . import feeds
 from convert import IGNORE, RENAME, load_official
 from datasets import EpochBatchSampler, build_dataset
 from datasets.folder import ImageFolder
@@ -18,8 +20,6 @@ from metrics import Meter, accuracy
 from models import build_model
 from optimizers import build_optimizer, build_scheduler
 from options import parse_options
-
-from . import feeds
 
 
 def _loaded(context: Context, model: str, variant: str, options):

@@ -7,19 +7,19 @@ import json
 import zlib
 from dataclasses import replace
 
-from shared.formula import formula_state
-from shared.record import Record
+import numpy as np
+import torch
+
+from shared.align.formula import formula_state
+from shared.align.record import Record
 from shared.stages import Context
 from shared.weights import atomic_write, atomic_write_text, read_torch
 
-import numpy as np
-import torch
+from . import feeds
 from options import parse_options
 from reference.data import listing, sample
 from reference.network import build_reference
 from reference.training import build_average, build_optimizer, build_scheduler, topk_accuracy
-
-from . import feeds
 
 CALIBRATION_PICTURES = 8  # and as many of noise
 

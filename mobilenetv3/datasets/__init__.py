@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import paddle
+
+from shared import InputError
 
 from .folder import ImageFolder, find_classes, load_image
 from .imagenet import CLASS_NAMES, SYNSETS, all_synsets, label_names

@@ -7,10 +7,10 @@ bit. One difference is meant: the reference's AugMix works on tensors even for P
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared import InputError
-
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
+
+from shared import InputError
 
 # --------------------------------------------------------------------------------------------------------------------
 # Operations: (RGB image, magnitude, resample) -> RGB image of the same size. What turns into view is black.

@@ -4,11 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import paddle
 from PIL import Image, UnidentifiedImageError
+
+from shared import InputError
 
 from .transforms import Draws
 

@@ -21,14 +21,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-from shared import InputError, run
-
 import cv2
 import numpy as np
 from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 from tqdm import tqdm
+
+from shared import InputError, run
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
 VERSION = 2  # of the drawing: raise it when the same seed gives other pictures

@@ -7,9 +7,9 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from shared import InputError
-
 import numpy as np
+
+from shared import InputError
 
 # the last word of the seed: without it, step 7 would draw the same numbers as sample 7 of that epoch
 _STREAM = 0x6D6978

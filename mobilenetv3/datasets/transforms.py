@@ -6,10 +6,10 @@ Bit-equal to the reference for equal draws: sizes are truncated and rounded, flo
 import argparse
 import math
 
-from shared import InputError
-
 import numpy as np
 from PIL import Image
+
+from shared import InputError
 
 from .autoaugment import build_policy
 

@@ -5,9 +5,9 @@ Tensor names are the official torch checkpoint's: `features.I`, inside a block `
 
 from dataclasses import dataclass, replace
 
-from shared.norms import BatchNorm2D
-
 from paddle import nn
+
+from shared.running.norms import BatchNorm2D
 
 from .layers import Hardsigmoid
 

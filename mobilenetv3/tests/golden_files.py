@@ -8,13 +8,14 @@ import os
 from functools import cache
 from pathlib import Path
 
-from shared.formula import formula_input, formula_state, read_shapes
-
 import numpy as np
+from PIL import Image
+
+from shared.align.formula import formula_input, formula_state, read_shapes
+
 from datasets import load_image
 from datasets.transforms import EvalTransform
 from options import parse_options
-from PIL import Image
 
 COMMITTED = Path(__file__).parent / "golden"
 FULL = Path(os.environ["GOLDEN"]) if os.environ.get("GOLDEN") else None

@@ -12,12 +12,14 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import paddle
 import pytest
 import torch
+from PIL import Image
+
+from shared import InputError
+
 from datasets import (
     CLASS_NAMES,
     SYNSETS,
@@ -36,7 +38,6 @@ from datasets import (
 )
 from datasets.folder import find_classes, list_images
 from golden_files import PHOTOS, files_of
-from PIL import Image
 from reference import data as twin
 
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}

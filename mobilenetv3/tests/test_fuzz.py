@@ -1,11 +1,12 @@
 """Damaged pictures: each is read right or refused with one line."""
 
-from shared.fuzz import fuzz_reader
-
 import numpy as np
 import pytest
-from datasets import load_image
 from PIL import Image
+
+from shared.tests.fuzz import fuzz_reader
+
+from datasets import load_image
 
 
 @pytest.mark.parametrize("end", [".jpeg", ".png", ".bmp"])

@@ -3,14 +3,15 @@
 Limits are the sheet's. `suffix` is "" for the float32 run of the official code and "64" for its float64 run.
 """
 
-from shared.convert import plan
-from shared.formula import read_shapes
-from shared.weights import as_numpy
-
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared.align.formula import read_shapes
+from shared.convert import plan
+from shared.weights import as_numpy
+
 from ema import ModelAverage
 from golden_files import COMMITTED, golden, model_files
 from losses import Criterion

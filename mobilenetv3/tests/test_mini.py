@@ -9,13 +9,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared import InputError
+
 from datasets import mini
 from datasets.mini import CLASSES, SHAPES, draw, ensure_mini, linear_baseline, write_mini
-from PIL import Image
 
 SCRIPT = Path(mini.__file__)
 CALL = "import sys; from mini import ensure_mini; ensure_mini(sys.argv[1], 0, int(sys.argv[2]), 1, 24)"

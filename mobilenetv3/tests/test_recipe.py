@@ -1,11 +1,12 @@
 """Optimisers, schedules, averages, losses and metrics against figures of the official code (fact sheet 9.3)."""
 
-from shared.norms import BatchNorm2D
-
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared.running.norms import BatchNorm2D
+
 from ema import ModelAverage, adjusted_decay, average_checkpoints
 from golden_files import train_files
 from losses import Criterion, build_criterion

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.formula import formula_state
-from shared.scripts import call_script
-
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared.align.formula import formula_state
+from shared.tests.scripts import call_script
+
 from convert import load_official
 from datasets.mini import write_mini
 from models import build_model
@@ -114,7 +115,7 @@ def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
     assert names == {"inference.json", "inference.pdiparams", "model.onnx", "network.json"}
     assert json.loads((tmp_path / "network.json").read_text())["num_classes"] == 12
 
-    from shared.export import inference_engine, onnx_engine
+    from shared.deploying.export import inference_engine, onnx_engine
 
     model = build_model(parse_options(NETWORK))
     load_official(model, converted)
@@ -144,8 +145,9 @@ def test_both_engines_evaluate_alike(converted, tmp_path):
 
 def test_folders_of_synsets_are_labelled_as_in_imagenet(tmp_path):
     """A part of ImageNet keeps the whole's labels under a network of 1000 classes (fact sheet 3.1)."""
-    from datasets import SYNSETS, build_dataset, classes_for
     from PIL import Image
+
+    from datasets import SYNSETS, build_dataset, classes_for
 
     for synset in ("n01532829", "n12057211"):
         folder = tmp_path / "val" / synset

@@ -9,11 +9,11 @@ difference over all parameters; exit status 1 when one is above the limit.
 import sys
 from pathlib import Path
 
-from shared.norms import use_synchronised_batch_norm
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+
+from shared.running.norms import use_synchronised_batch_norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -3,12 +3,14 @@
 import argparse
 import zlib
 
+import numpy as np
+import paddle
+
 from shared.convert import plan
 from shared.stages import Context
 from shared.weights import as_numpy
 
-import numpy as np
-import paddle
+from . import feeds
 from convert import STORED, load_official, read_official
 from datasets import build_dataset, ground_truth
 from losses import build_criterion
@@ -23,8 +25,6 @@ from metrics import (
 from models import build_model, disp_to_depth, transformation_from_parameters
 from optimizers import build_optimizer, build_scheduler
 from options import sources
-
-from . import feeds
 
 
 def _loaded(context: Context, name: str, options: argparse.Namespace):

@@ -7,20 +7,20 @@ import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
-from shared.formula import formula_state
-from shared.record import Record
+import numpy as np
+import torch
+
+from shared.align.formula import formula_state
+from shared.align.record import Record
 from shared.stages import Context
 from shared.weights import atomic_write, atomic_write_text
 
-import numpy as np
-import torch
+from . import feeds
 from convert import STORED, read_official
 from options import SUBMODELS, parse_options, sources
 from reference import data as reading
 from reference import evaluation, losses, network, official, training
 from reference.geometry import disp_to_depth, transformation_from_parameters
-
-from . import feeds
 
 CALIBRATION_ITEMS = 6
 _TWIN = SimpleNamespace(

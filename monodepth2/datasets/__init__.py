@@ -3,14 +3,13 @@
 import argparse
 from collections.abc import Container
 
-from options import sources
-
 from .ground_truth import SPLITS, ground_truth, read_gt_depths, write_gt_depths
 from .kitti import KITTIDataset, KITTIDepthDataset, KITTIOdomDataset, KITTIRAWDataset, item_keys
 from .loader import Loader, build_loader
 from .pictures import load_image
 from .sampling import EpochBatchSampler
 from .splits import ODOMETRY, Line, read_split
+from options import sources
 
 __all__ = [
     "SPLITS",

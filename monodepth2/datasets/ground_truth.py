@@ -4,12 +4,12 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared import InputError
-from shared.files import Refused, atomic_write, reading
-from shared.unpickle import PickledArray, PickledDtype, load
-
 import numpy as np
 from tqdm import tqdm
+
+from shared import InputError
+from shared.files import Refused, atomic_write, reading
+from shared.weights.unpickle import PickledArray, PickledDtype, load
 
 from .kitti import KITTIDepthDataset
 from .splits import read_split

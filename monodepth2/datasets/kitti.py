@@ -6,10 +6,10 @@ from collections.abc import Container, Sequence
 from functools import cache
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 from PIL import Image
+
+from shared import InputError
 
 from . import velodyne
 from .pictures import load_depth_png, load_image

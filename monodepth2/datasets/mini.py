@@ -23,13 +23,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from shared import HelpFormatter, InputError, run
-
 import cv2
 import numpy as np
 import PIL
 from PIL import Image
 from tqdm import tqdm
+
+from shared import HelpFormatter, InputError, run
 
 if __package__:
     from . import street

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from shared import InputError
-from shared.files import one_line
-
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from shared import InputError
+from shared.files import one_line
 
 
 def _read(path: str | Path, decode: Callable[[Image.Image], object]):

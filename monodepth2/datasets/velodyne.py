@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from shared import InputError
-
 import numpy as np
+
+from shared import InputError
 
 CAM_TO_CAM, VELO_TO_CAM = "calib_cam_to_cam.txt", "calib_velo_to_cam.txt"
 _NUMBERS = re.compile(r"[0-9.eE+\- ]+")

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 
 import paddle
-from models.geometry import backproject, disp_to_depth, project, transformation_from_parameters, warp
-from options import sources
 from paddle import nn
 from paddle.nn import functional as F
 
 from .photometric import Photometric, smoothness
+from models.geometry import backproject, disp_to_depth, project, transformation_from_parameters, warp
+from options import sources
 
 TIE_BREAK = 1e-5  # size of the noise on the errors of unwarped sources
 MASK_WEIGHT = 0.2

@@ -3,16 +3,16 @@
 import argparse
 from collections.abc import Sequence
 
-from shared.norms import BatchNorm2D
-
 import paddle
-from options import sources
 from paddle import nn
+
+from shared.running.norms import BatchNorm2D
 
 from .depth_decoder import DepthDecoder
 from .geometry import transformation_from_parameters
 from .pose_networks import PoseCNN, PoseDecoder
 from .resnet_encoder import ResnetEncoder
+from options import sources
 
 
 class Monodepth2(nn.Layer):

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 import torch
-from options import sources
 from torch import nn
 from torch.nn import functional as F
 
 from .geometry import back_project, disp_to_depth, project, resize, transformation_from_parameters, warp
+from options import sources
 
 _SSIM_SHARE = 0.85
 _MASK_WEIGHT = 0.2

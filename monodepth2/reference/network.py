@@ -8,12 +8,12 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 import torch
-from options import sources
 from torch import nn
 from torch.nn import functional as F
 
 from .geometry import transformation_from_parameters
 from .resnet import BLOCKS, ResNet
+from options import sources
 
 _MEAN, _DEVIATION = 0.45, 0.225  # of all three channels
 _WIDTHS = (16, 32, 64, 128, 256)  # of the depth decoder's levels 0 to 4

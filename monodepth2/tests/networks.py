@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from shared.convert import plan
-from shared.formula import formula_input
-
 import numpy as np
 import paddle
+
+from shared.align.formula import formula_input
+from shared.convert import plan
+
 from convert import STORED
 from golden_files import formula_weights
 from models import build_model

@@ -12,22 +12,23 @@ import time
 import zipfile
 from pathlib import Path
 
-from shared import InputError
-from shared.formula import formula_input
-
-import datasets
-import export_gt_depth
 import numpy as np
 import paddle
 import pytest
 import torch
+from PIL import Image
+
+from shared import InputError
+from shared.align.formula import formula_input
+
+import datasets
+import export_gt_depth
 from datasets import velodyne
 from datasets.kitti import KITTIDepthDataset, KITTIOdomDataset, KITTIRAWDataset
 from datasets.splits import Line
 from datasets.transforms import JitterDraw, adjust, draw_jitter
 from golden_files import DATA, files_of, golden
 from options import parse_options
-from PIL import Image
 from reference import data as twin
 
 DATE = "2011_09_26"

@@ -7,16 +7,17 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
 from shared import InputError
 
 import demo
 import inference
-import numpy as np
-import pytest
-import torch
 from golden_files import DATA, close, files_of, formula_weights, golden, official_shapes
 from options import parse_options
-from PIL import Image
 
 HEIGHT, WIDTH = 64, 128
 folders = pytest.mark.parametrize("folder", files_of("demo"))

@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
-from shared.fuzz import fuzz_reader
-
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared.tests.fuzz import fuzz_reader
+
 from datasets import read_gt_depths
 from datasets.ground_truth import write_gt_depths
 from datasets.pictures import load_depth_png, load_image
@@ -16,7 +18,6 @@ from demo import read_projection
 from evaluate import read_disparities
 from evaluate_pose import read_poses
 from golden_files import golden
-from PIL import Image
 
 SPLIT = "2011_09_26/2011_09_26_drive_0001_sync 5 l\n2011_09_26/2011_09_26_drive_0001_sync 17 r\n" * 3
 POSES = "".join(f"1 0 0 {step:e} 0 1 0 0.25 0 0 1 {2 * step:e}\n" for step in range(6))

@@ -1,11 +1,13 @@
 """The Paddle network, losses and steps against figures of the official code (fact sheet 9.2; tolerances of 9.3)."""
 
-from shared.convert import plan
-from shared.formula import formula_input
-
 import numpy as np
 import paddle
 import pytest
+from paddle.nn import functional as F
+
+from shared.align.formula import formula_input
+from shared.convert import plan
+
 from golden_files import close, files_of, formula_weights, golden, official_shapes
 from losses import build_criterion, smoothness, ssim_loss
 from models import (
@@ -22,7 +24,6 @@ from models.layers import Conv3x3, ConvBlock
 from networks import batch_of, loaded, noise_of, options_of
 from optimizers import build_optimizer, build_scheduler
 from options import parse_options
-from paddle.nn import functional as F
 
 DTYPES = ("float32", "float64")
 

@@ -5,16 +5,18 @@ import shutil
 from collections import OrderedDict
 from pathlib import Path
 
-from shared import InputError
-from shared.formula import formula_input
-
 import cv2
-import evaluate
-import evaluate_pose
-import inference
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from shared import InputError
+from shared.align.formula import formula_input
+
+import evaluate
+import evaluate_pose
+import inference
 from golden_files import DATA, close, files_of, formula_weights, golden, official_shapes
 from metrics import (
     ERRORS,
@@ -34,7 +36,6 @@ from metrics import (
     trajectory_errors,
 )
 from options import parse_options
-from PIL import Image
 
 DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
 HEIGHT, WIDTH = 64, 128

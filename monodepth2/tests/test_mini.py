@@ -9,15 +9,16 @@ import time
 from functools import cache, partial
 from pathlib import Path
 
-from shared import InputError
-
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared import InputError
+
 from datasets import mini, render, rig, street
 from datasets.mini import ensure_mini
 from datasets.rig import CAMERA
-from PIL import Image
 
 SCRIPT = Path(mini.__file__)
 DATE = "2026_05_01/2026_05_01_drive"

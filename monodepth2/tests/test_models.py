@@ -4,13 +4,14 @@ import itertools
 import subprocess
 import sys
 
-from shared.convert import plan
-from shared.formula import formula_state
-
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared.align.formula import formula_state
+from shared.convert import plan
+
 from convert import STORED
 from golden_files import close, official_shapes
 from losses import build_criterion

@@ -13,18 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared import InputError
-from shared.weights import load_checkpoint, read_weights
-
 import numpy as np
 import pytest
 import torch
 import train
+from PIL import Image
+from visualdl import LogReader
+
+from shared import InputError
+from shared.weights import load_checkpoint, read_weights
+
 import trainer
 from datasets.rig import CAMERA, calibration
-from PIL import Image
 from reference.network import build_reference
-from visualdl import LogReader
 
 FOLDER = Path(__file__).resolve().parents[1]
 DRIVE = "2026_05_01/2026_05_01_drive_0001_sync"

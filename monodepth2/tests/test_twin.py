@@ -6,12 +6,13 @@ for, so that slim and held-out files can be read too; seeds, sizes and commands 
 
 from functools import cache
 
-from shared import InputError
-from shared.formula import formula_input, formula_tensor
-
 import numpy as np
 import pytest
 import torch
+
+from shared import InputError
+from shared.align.formula import formula_input, formula_tensor
+
 from golden_files import close, files_of, golden, official_shapes
 from options import parse_options, sources
 from reference import evaluation, geometry, losses, network, official, training

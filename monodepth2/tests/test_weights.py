@@ -10,17 +10,18 @@ import sys
 from collections import OrderedDict
 from pathlib import Path
 
-from shared import InputError
-from shared.export import inference_engine, onnx_engine
-from shared.formula import formula_state
-from shared.weights import WeightFile, read_weights, save_checkpoint, write_pdparams
-
-import convert
-import export
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared import InputError
+from shared.align.formula import formula_state
+from shared.deploying.export import inference_engine, onnx_engine
+from shared.weights import WeightFile, read_weights, save_checkpoint, write_pdparams
+
+import convert
+import export
 from golden_files import official_shapes
 from models import build_model
 from models.resnet_encoder import ResnetEncoder

@@ -10,15 +10,16 @@ Then train.py, with its options, trains one step, and resumes for another.
 import sys
 from pathlib import Path
 
-from shared.norms import use_synchronised_batch_norm
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from shared.running.norms import use_synchronised_batch_norm
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+
 from losses import build_criterion
 from models import build_model
 from options import parse_options

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from shared import InputError
-from shared.weights import load_checkpoint, read_weights, save_checkpoint
-
 import numpy as np
 import pytest
+
+from shared import InputError
+from shared.weights import load_checkpoint, read_weights, save_checkpoint
 
 
 def refusal(path: Path, read=read_weights, **options) -> str:

@@ -5,10 +5,6 @@ import subprocess
 import sys
 import warnings
 
-from shared import InputError
-from shared.convert import ConversionError, convert_file, describe, load_official, plan
-from shared.weights import read_pdparams, read_torch, read_weights, save_checkpoint, write_pdparams, write_torch
-
 import numpy as np
 import paddle
 import pytest
@@ -16,6 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle import nn
+
+from shared import InputError
+from shared.convert import ConversionError, convert_file, describe, load_official, plan
+from shared.weights import read_pdparams, read_torch, read_weights, save_checkpoint, write_pdparams, write_torch
 
 SIZE = st.integers(1, 5)
 WIDTH = st.integers(1, 4)

@@ -1,12 +1,12 @@
 """What the picture of a train stage shows, and where."""
 
-from shared.curves import Panel, plot_curves
-from shared.record import Record
-
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from PIL import Image
+
+from shared.align.curves import Panel, plot_curves
+from shared.align.record import Record
 
 PANELS = (
     Panel("loss", "loss", "step", "nats"),

@@ -5,15 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared import InputError
-from shared.diff import ReprodDiffHelper, Tolerance, compare, main
-from shared.record import Record
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from shared import InputError
+from shared.align.record import Record
+from shared.diff import ReprodDiffHelper, Tolerance, compare, main
 
 EQUAL, CLOSE = Tolerance(absolute=0), Tolerance(1e-5)
 ANYTHING = Tolerance(absolute=math.inf, dtype="any", allow_nan=True)

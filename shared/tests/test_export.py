@@ -3,12 +3,12 @@
 import json
 import os
 
-from shared.export import deliver, inference_engine, onnx_engine, quiet, save_graph, translate_to_onnx
-
 import numpy as np
 import paddle
 import pytest
 from paddle.static import InputSpec
+
+from shared.deploying.export import deliver, inference_engine, onnx_engine, quiet, save_graph, translate_to_onnx
 
 
 class Twice(paddle.nn.Layer):

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from shared import InputError
 from shared.files import atomic_write, atomic_write_text
-
-import pytest
 
 
 def test_atomic_write(tmp_path):

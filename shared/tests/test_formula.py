@@ -2,11 +2,11 @@
 
 import json
 
-from shared import InputError
-from shared.formula import formula_state, read_shapes
-
 import numpy as np
 import pytest
+
+from shared import InputError
+from shared.align.formula import formula_state, read_shapes
 
 
 def test_formula(tmp_path):

@@ -3,14 +3,14 @@
 import subprocess
 from collections import OrderedDict
 
-from shared import InputError
-from shared.fuzz import fuzz_reader, mutations
-from shared.record import Record
-from shared.weights import load_checkpoint, read_pdparams, read_torch, save_checkpoint, write_pdparams, write_torch
-
 import numpy as np
 import pytest
 import torch
+
+from shared import InputError
+from shared.align.record import Record
+from shared.tests.fuzz import fuzz_reader, mutations
+from shared.weights import load_checkpoint, read_pdparams, read_torch, save_checkpoint, write_pdparams, write_torch
 
 TENSORS = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),

@@ -3,7 +3,10 @@ import math
 import sys
 import time
 
-from shared.measure import (
+import numpy as np
+import pytest
+
+from shared.deploying.measure import (
     Timing,
     compare_speed,
     environment,
@@ -13,9 +16,6 @@ from shared.measure import (
     speed_table,
     text_table,
 )
-
-import numpy as np
-import pytest
 
 
 def test_cases_take_turns_after_the_warmup():
@@ -117,7 +117,7 @@ def test_a_rest_does_not_count():
 CHILD = """
 import sys, time
 from pathlib import Path
-from shared.measure import resident_bytes, serve
+from shared.deploying.measure import resident_bytes, serve
 name, calls, dies = sys.argv[1], Path(sys.argv[2]), sys.argv[3:] == ["dies"]
 print("said by a library")
 def case():

@@ -1,11 +1,11 @@
 """torch's batch norm in Paddle against torch's own."""
 
-from shared.norms import BatchNorm2D, use_synchronised_batch_norm
-
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared.running.norms import BatchNorm2D, use_synchronised_batch_norm
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 import importlib
 import sys
 
-from shared import InputError
-from shared.official import imports_from, replaced, require_checkout, stand_ins
-
 import pytest
+
+from shared import InputError
+from shared.align.official import imports_from, replaced, require_checkout, stand_ins
 
 
 @pytest.fixture

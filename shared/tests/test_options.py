@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared import InputError
-from shared import options as shared_options
-from shared.options import Group, grouped_parser, parse_with_defaults, remembered_state, require_files
-
 import pytest
+
+from shared import InputError
+from shared.running import options as shared_options
+from shared.running.options import Group, grouped_parser, parse_with_defaults, remembered_state, require_files
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPERS = ("mobilenetv3", "stdcseg", "monodepth2", "gupnet", "deformable_detr")

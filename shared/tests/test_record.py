@@ -4,9 +4,6 @@ import subprocess
 import sys
 import zipfile
 
-from shared import InputError
-from shared.record import Record, ReprodLogger
-
 import numpy as np
 import paddle
 import pytest
@@ -14,6 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from shared import InputError
+from shared.align.record import Record, ReprodLogger
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 DTYPES = ["?", "i1", "u1", "i4", "i8", "u8", "f2", "f4", "f8", "c8", "U4", ">f4"]
@@ -233,6 +233,6 @@ def test_reprod_logger(tmp_path):
 
 
 def test_no_framework_is_imported():
-    modules = "shared.record, shared.diff, shared.trace, shared.measure"
+    modules = "shared.align.record, shared.diff, shared.trace, shared.deploying.measure"
     code = f"import sys, {modules}; print({{'torch', 'paddle'}} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-from shared.scripts import call_script
-
 import pytest
+
+from shared.tests.scripts import call_script
 
 SCRIPT = """
 import os, sys

@@ -13,10 +13,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-from shared.record import Record
-
 import numpy as np
 import pytest
+
+from shared.align.record import Record
 
 ALIGN = '''
 """A toy paper."""

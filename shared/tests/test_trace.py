@@ -1,16 +1,16 @@
 import subprocess
 import sys
 
-from shared import InputError
-from shared.diff import Tolerance
-from shared.record import Record
-from shared.trace import first_difference, main, trace_paddle, trace_torch
-
 import numpy as np
 import paddle
 import pytest
 import torch
 from paddle.nn import functional as F
+
+from shared import InputError
+from shared.align.record import Record
+from shared.diff import Tolerance
+from shared.trace import first_difference, main, trace_paddle, trace_torch
 
 CLOSE = Tolerance(1e-5)
 RENAME = [(r"^stem\.norm$", "stem.bn")]  # the twin's name for one layer, so that renaming is at work in every test

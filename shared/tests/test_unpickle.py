@@ -7,14 +7,14 @@ import subprocess
 import time
 from pathlib import Path
 
-from shared import InputError
-from shared.files import Refused
-from shared.unpickle import load
-from shared.weights import read_pdparams, read_weights
-
 import numpy as np
 import pytest
 import torch
+
+from shared import InputError
+from shared.files import Refused
+from shared.weights import read_pdparams, read_weights
+from shared.weights.unpickle import load
 
 TENSORS = {"half": np.random.default_rng(5).standard_normal(5).astype(np.float16)}
 

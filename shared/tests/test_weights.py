@@ -10,6 +10,11 @@ import warnings
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
+import paddle
+import pytest
+import torch
+
 from shared import InputError
 from shared.weights import (
     as_numpy,
@@ -20,11 +25,6 @@ from shared.weights import (
     write_pdparams,
     write_torch,
 )
-
-import numpy as np
-import paddle
-import pytest
-import torch
 
 RNG = np.random.default_rng(5)
 TENSORS = {

@@ -5,11 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from shared import InputError
-from shared.formula import formula_input, rng_for
+from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
 
-import numpy as np
 from options import BACKBONES, NETWORK_OPTIONS, parse_options
 
 SEED = 2026

@@ -2,12 +2,15 @@
 
 import zlib
 
+import numpy as np
+import paddle
+
 from shared.convert import plan
 from shared.stages import Context
 from shared.weights import as_numpy, read_torch
 
-import numpy as np
-import paddle
+from . import feeds
+from .parts import outputs_and_parts
 from convert import IGNORE, RENAME, load_official
 from datasets import Cityscapes, EpochBatchSampler, EvalTransform, TrainTransform, build_dataset
 from inference import Protocol
@@ -16,9 +19,6 @@ from losses.detail import detail_target
 from metrics import ConfusionMatrix
 from models import build_classifier, build_model, resize_bilinear
 from optimizers import build_optimizer, build_scheduler, parameter_groups
-
-from . import feeds
-from .parts import outputs_and_parts
 
 
 def _build(form: str, options):

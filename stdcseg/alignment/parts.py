@@ -1,8 +1,8 @@
 """Intermediate results of a network, named as the sheet's golden keys; on either side, for the layers share names."""
 
-from shared.weights import as_numpy
-
 import numpy as np
+
+from shared.weights import as_numpy
 
 #: name in the records -> the sub-layer whose output it is
 PARTS = {

@@ -9,19 +9,19 @@ import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
-from shared.formula import formula_state
-from shared.record import Record
+import numpy as np
+import torch
+
+from shared.align.formula import formula_state
+from shared.align.record import Record
 from shared.stages import Context
 from shared.weights import as_numpy, atomic_write, atomic_write_text, read_torch
 
-import numpy as np
-import torch
+from . import feeds
+from .parts import outputs_and_parts
 from options import parse_options
 from reference import evaluation, losses, network, official, training
 from reference.data import listing, sample
-
-from . import feeds
-from .parts import outputs_and_parts
 
 CALIBRATION_PICTURES = 4  # and as many of noise
 CALIBRATION_SIZE = (128, 256)

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
-from shared import InputError
-
 import numpy as np
 import paddle
+
+from shared import InputError
 
 from .cityscapes import Cityscapes, load_image, load_label
 from .labels import CLASS_NAMES, IGNORE, LABELS, PALETTE, Label, to_label_ids, to_train_ids

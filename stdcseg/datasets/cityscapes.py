@@ -12,10 +12,10 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from shared import InputError
 
 from .labels import IGNORE, LABELS
 

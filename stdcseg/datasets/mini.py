@@ -19,13 +19,13 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from shared import HelpFormatter, InputError, run
-
 import cv2
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
+
+from shared import HelpFormatter, InputError, run
 
 if __package__:
     from .labels import CLASS_NAMES, to_train_ids

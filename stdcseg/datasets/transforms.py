@@ -7,10 +7,10 @@ Pictures are PIL "RGB", labels PIL "L" with label ids. Pillow itself resizes: it
 import random
 from collections.abc import Sequence
 
-from shared import InputError
-
 import numpy as np
 from PIL import Image, ImageEnhance
+
+from shared import InputError
 
 from .labels import to_train_ids
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import paddle
-from models.layers import resize_bilinear
 from paddle import nn
 from paddle.nn import functional as F
+
+from models.layers import resize_bilinear
 
 STRIDES = (1, 2, 4)
 FUSE_KERNEL = (0.6, 0.3, 0.1)

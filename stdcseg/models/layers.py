@@ -1,10 +1,10 @@
 """Layers whose torch meaning differs from Paddle's own, and resizing (fact sheet sections 4.4 and 8)."""
 
-from shared.norms import BatchNorm2D
-
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+
+from shared.running.norms import BatchNorm2D
 
 
 class ABN(BatchNorm2D):

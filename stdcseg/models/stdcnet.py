@@ -2,11 +2,11 @@
 
 import math
 
-from shared.norms import BatchNorm2D
-
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
+
+from shared.running.norms import BatchNorm2D
 
 #: blocks of stages 3, 4 and 5; the first of a stage halves the resolution
 STAGES = {"STDCNet813": (2, 2, 2), "STDCNet1446": (4, 5, 3)}

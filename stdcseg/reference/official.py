@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from shared import InputError
-from shared.official import imports_from, replaced, require_checkout
-
 import torch
 from torch import nn
+
+from shared import InputError
+from shared.align.official import imports_from, replaced, require_checkout
 
 from .losses import ReferenceCriterion
 

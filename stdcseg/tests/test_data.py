@@ -16,12 +16,16 @@ import zlib
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
 import paddle
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from PIL import Image
+
+from shared import InputError
+
 from datasets import (
     CLASS_NAMES,
     IGNORE,
@@ -40,10 +44,7 @@ from datasets import (
     transforms,
 )
 from golden_files import FOLDERS, FRAME, golden
-from hypothesis import given, settings
-from hypothesis import strategies as some
 from options import parse_options
-from PIL import Image
 from reference import data as twin
 
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}

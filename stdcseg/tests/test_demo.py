@@ -2,17 +2,18 @@
 
 import json
 
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
 from shared import InputError
 from shared.weights import write_pdparams
 
 import demo
-import numpy as np
-import paddle
-import pytest
 from datasets import CLASS_NAMES, PALETTE, normalise, to_label_ids
 from models import build_model, resize_bilinear
 from options import parse_options
-from PIL import Image
 
 NARROW = ["--base", "8"]
 SIZE = (192, 128)

@@ -1,11 +1,12 @@
 """Damaged pictures and labels: each is read right or refused with one line."""
 
-from shared.fuzz import fuzz_reader
-
 import numpy as np
 import pytest
-from datasets import LABELS, load_image, load_label
 from PIL import Image
+
+from shared.tests.fuzz import fuzz_reader
+
+from datasets import LABELS, load_image, load_label
 
 
 @pytest.mark.parametrize("kind, end", [("picture", ".png"), ("picture", ".jpg"), ("label", ".png")])

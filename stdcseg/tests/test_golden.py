@@ -2,12 +2,13 @@
 
 import re
 
-from shared.convert import plan
-from shared.weights import as_numpy
-
 import numpy as np
 import paddle
 import pytest
+
+from shared.convert import plan
+from shared.weights import as_numpy
+
 from alignment.parts import outputs_and_parts
 from golden_files import (
     BACKBONES,

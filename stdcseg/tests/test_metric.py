@@ -7,16 +7,17 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from shared import InputError
-from shared.convert import plan
-from shared.formula import formula_input, formula_tensor
-from shared.weights import as_numpy, write_pdparams
-
-import evaluate as evaluation
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared import InputError
+from shared.align.formula import formula_input, formula_tensor
+from shared.convert import plan
+from shared.weights import as_numpy, write_pdparams
+
+import evaluate as evaluation
 from datasets import CLASS_NAMES, normalise
 from datasets.mini import write_mini
 from golden_files import files_of, formula_weights, golden

@@ -9,16 +9,17 @@ import time
 from functools import partial
 from pathlib import Path
 
-from shared import InputError
-
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
+from shared import InputError
+
 from datasets import mini, scenes
 from datasets.labels import CLASS_NAMES, IGNORE, LABELS, to_label_ids, to_train_ids
 from datasets.mini import CITIES, colour_baseline, ensure_mini, place_baseline, write_mini
 from datasets.scenes import Id, draw_scene, empty_scene
-from PIL import Image
 
 SCRIPT = Path(mini.__file__)
 SMALL = {"train": 2, "val": 1, "size": (96, 48)}

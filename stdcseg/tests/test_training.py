@@ -10,16 +10,17 @@ import sys
 import time
 from pathlib import Path
 
-from shared.scripts import call_script
-from shared.weights import load_checkpoint
-
 import numpy as np
 import paddle
 import pytest
 import torch
+from PIL import Image
+
+from shared.tests.scripts import call_script
+from shared.weights import load_checkpoint
+
 from datasets.mini import write_mini
 from options import parse_options
-from PIL import Image
 from reference.network import build_reference_classifier
 
 FOLDER = Path(__file__).resolve().parents[1]

@@ -7,12 +7,13 @@ for, so that slim and held-out files can be read too; seeds, shapes, slices and 
 import re
 from functools import cache
 
-from shared import InputError
-from shared.formula import formula_input
-
 import numpy as np
 import pytest
 import torch
+
+from shared import InputError
+from shared.align.formula import formula_input
+
 from golden_files import BACKBONES, files_of, formula_images, formula_weights, golden, official_shapes
 from options import parse_options
 from reference import official

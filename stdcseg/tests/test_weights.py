@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.formula import formula_state
-from shared.scripts import call_script
-
 import numpy as np
 import paddle
 import pytest
 import torch
+
+from shared.align.formula import formula_state
+from shared.tests.scripts import call_script
+
 from convert import load_official
 from golden_files import canonical, official_shapes
 from models import build_classifier, build_model
@@ -152,7 +153,7 @@ def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
     assert names == {"inference.json", "inference.pdiparams", "model.onnx", "network.json"}
     assert json.loads((tmp_path / "network.json").read_text())["num_classes"] == 11
 
-    from shared.export import inference_engine, onnx_engine
+    from shared.deploying.export import inference_engine, onnx_engine
 
     model = build_model(parse_options(NARROW))
     load_official(model, converted)

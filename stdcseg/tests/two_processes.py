@@ -10,11 +10,11 @@ Prints the largest relative difference over all gradients and statistics; exit s
 import sys
 from pathlib import Path
 
-from shared.norms import use_synchronised_batch_norm
-
 import numpy as np
 import paddle
 import paddle.distributed as dist
+
+from shared.running.norms import use_synchronised_batch_norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

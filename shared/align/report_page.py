@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from shared.deploying.measure import environment
 from shared.files import reading
-from shared.measure import environment
 from shared.report import (
     BENCHMARK_HEADER,
     COMMITTED,
@@ -21,8 +23,6 @@ from shared.report import (
     stage_rows,
     summary,
 )
-
-from PIL import Image
 
 WIDEST = 1100  # pixels of a picture on the page
 

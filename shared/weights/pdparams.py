@@ -4,12 +4,12 @@ import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shared import InputError
-from shared.contents import WeightFile, as_numpy, fill, from_bfloat16, note_widened
-from shared.files import Refused, atomic_write, head, reading
-from shared.unpickle import PickledArray, PickledDtype, load
-
 import numpy as np
+
+from shared import InputError
+from shared.files import Refused, atomic_write, head, reading
+from shared.weights.contents import WeightFile, as_numpy, fill, from_bfloat16, note_widened
+from shared.weights.unpickle import PickledArray, PickledDtype, load
 
 # paddle.save's table of parameter names. paddle.load looks up every key of it in the file, then drops it.
 NAME_TABLE = "StructuredToParameterName@@"

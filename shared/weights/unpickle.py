@@ -11,9 +11,9 @@ import re
 from collections import OrderedDict
 from typing import Any, BinaryIO
 
-from shared.files import Refused
-
 import numpy as np
+
+from shared.files import Refused
 
 NUMBERS = "biufc"  # kinds of dtypes: bool, integers, floats, complex
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shared import InputError
-from shared.files import atomic_write, atomic_write_text
-
 import numpy as np
 import paddle
+
+from shared import InputError
+from shared.files import atomic_write, atomic_write_text
 
 FORMATS = ("inference", "onnx")
 #: arrays in; the only output out, or {output: array} where they are named

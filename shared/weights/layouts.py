@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared import InputError
-
 import numpy as np
+
+from shared import InputError
 
 COUNTER = "num_batches_tracked"
 

@@ -8,9 +8,9 @@ formula's values. Names and shapes are those of the official torch checkpoint, l
 import zlib
 from pathlib import Path
 
-from shared import InputError
-
 import numpy as np
+
+from shared import InputError
 
 
 def rng_for(name: str, seed: int) -> np.random.Generator:

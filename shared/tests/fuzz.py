@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shared import InputError
-
 import numpy as np
+
+from shared import InputError
 
 #: what breaks parsers of text: numbers at the limits, words for no numbers, separators, quotes, other encodings
 TOKENS = tuple(

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from shared import InputError
 from shared.files import atomic_write
-from shared.unpickle import NUMBERS, PickledArray, load
-
-import numpy as np
+from shared.weights.unpickle import NUMBERS, PickledArray, load
 
 KINDS = NUMBERS + "U"  # and text
 

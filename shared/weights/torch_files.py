@@ -2,7 +2,7 @@
 
 torch files go through torch's weights-only loader. `.pdparams` files are pickles: they go through an unpickler that
 builds plain containers and numeric arrays and nothing else. Neither framework is imported before a file asks for it.
-Here are torch's files and what takes either kind; the names of the modules beside are passed on.
+Here are torch's files and what takes either kind.
 """
 
 import argparse
@@ -13,33 +13,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from shared import InputError
-from shared.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from shared.contents import WeightFile, as_numpy, fill, note_widened
-from shared.files import Refused, atomic_write, atomic_write_text, head, one_line, reading
-from shared.pdparams import read_pdparams, write_pdparams
-
 import numpy as np
 
-__all__ = [
-    "PADDLE_SUFFIXES",
-    "TORCH_SUFFIXES",
-    "Checkpoint",
-    "WeightFile",
-    "as_numpy",
-    "atomic_write",
-    "atomic_write_text",
-    "describe",
-    "kind_of",
-    "load_checkpoint",
-    "one_line",
-    "read_pdparams",
-    "read_torch",
-    "read_weights",
-    "save_checkpoint",
-    "write_pdparams",
-    "write_torch",
-]
+from shared import InputError
+from shared.files import Refused, atomic_write, head, one_line, reading
+from shared.weights.contents import WeightFile, as_numpy, fill, note_widened
+from shared.weights.pdparams import read_pdparams
 
 TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 PADDLE_SUFFIXES = (".pdparams", ".pdopt")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.files import Refused
-
 import numpy as np
+
+from shared.files import Refused
 
 # Where training scripts keep the network inside a checkpoint, in the order in which they are tried.
 ENTRIES = ("model", "model_state", "state_dict")

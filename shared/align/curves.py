@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.align.record import Record
 from shared.files import atomic_write
-from shared.record import Record
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from shared import InputError
-from shared.contents import WeightFile
 from shared.files import Refused, atomic_write_text, reading, remove_stale, sync_folder, temporary_name, write_error
-from shared.pdparams import read_pdparams, write_pdparams
+from shared.weights.contents import WeightFile
+from shared.weights.pdparams import read_pdparams, write_pdparams
 
 STATE_FILE = "state.json"
 STATE_FILES_KEY = "checkpoint_files"

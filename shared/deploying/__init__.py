@@ -1,0 +1,1 @@
+"""Static graphs, their engines, ONNX, and measuring speed and memory."""
