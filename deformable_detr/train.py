@@ -35,7 +35,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.resume:
         options = parse_options(argv, parser, remembered_options(options.resume))
     if not options.data_path:
-        raise InputError("--data_path is missing: give COCO's folder (python datasets/mini.py draws a small one)")
+        raise InputError("--data_path is missing: give COCO's folder (python draw_mini.py draws a small one)")
     return options
 
 

@@ -26,9 +26,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, with those of the checkpoint in --resume as default. InputError for paths that are not there."""
     options = parse_options_for_weights(argv, build_parser(__doc__), required=False)
     if not options.data_path:
-        raise InputError(
-            "--data_path is missing: give KITTI's folder (python gupnet/datasets/mini.py draws a small one)"
-        )
+        raise InputError("--data_path is missing: give KITTI's folder (python gupnet/draw_mini.py draws a small one)")
     return options
 
 

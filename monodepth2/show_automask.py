@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--line", type=count, default=0, metavar="N", help="line of the validation list, from 0 on")
     options = parse_for_weights(argv, parser)
     if not options.data_path:
-        raise InputError("--data_path is missing: give KITTI's folder (python datasets/mini.py draws a small one)")
+        raise InputError("--data_path is missing: give KITTI's folder (python draw_mini.py draws a small one)")
     model = load_network(options)
     if not sources(options):
         raise InputError(f"--weights {options.weights}: without source frames; give weights with a pose network")

@@ -36,7 +36,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.resume:
         options = parse_options(argv, parser, remembered_options(options.resume))
     if not options.data_path:
-        raise InputError("--data_path is missing: give KITTI's folder (python datasets/mini.py draws a small one)")
+        raise InputError("--data_path is missing: give KITTI's folder (python draw_mini.py draws a small one)")
     options.output_dir = options.output_dir or str(Path(options.log_dir) / options.model_name)
     return options
 

@@ -94,7 +94,7 @@ def weights_file(context: Context, name: str) -> Path:
 
 def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespace:
     """Reading options for --data_path, or for the mini data set that `prepare` makes."""
-    from datasets.mini import DEFAULT_ROOT
+    from mini.draw import DEFAULT_ROOT
 
     return parse_options([*argv, "--data_path", context.options.data_path or str(DEFAULT_ROOT)])
 

@@ -43,7 +43,7 @@ def prepare(context: Context) -> None:
     """Make the mini data set, the official-format weights that both sides load, and choose batches."""
     _code(context)  # refuses a --reference that is no official checkout
     if not context.options.data_path:
-        from datasets.mini import ensure_mini
+        from mini.draw import ensure_mini
 
         ensure_mini()
     stages = set(context.options.stage)

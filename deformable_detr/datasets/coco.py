@@ -16,7 +16,7 @@ from .transforms import Sample, Target, prepare_target
 
 _LAYOUT = (
     "it must hold {split}2017/ and annotations/instances_{split}2017.json of COCO (python "
-    "deformable_detr/datasets/mini.py draws a small one)"
+    "deformable_detr/draw_mini.py draws a small one)"
 )
 
 

@@ -18,8 +18,8 @@ import drawing
 from data_sets import lay_out
 from datasets import collate, read_annotations, transforms
 from datasets.annotations import index
-from datasets.things import KINDS
 from drawing import Labelled, colour_of, draw_boxes, side_by_side
+from mini.things import KINDS
 from models import build_model
 from options import parse_options
 from postprocess import postprocess

@@ -21,15 +21,18 @@ from pycocotools.coco import COCO
 
 from shared import InputError
 
-from datasets import CATEGORIES, EvalTransform, mini, scenes, things
+from datasets import CATEGORIES, EvalTransform
 from datasets.coco import CocoDetection, split_paths
-from datasets.mini import ensure_mini
-from datasets.outlines import mask_box, mask_counts, mask_polygons
+from mini import draw as mini
+from mini import scenes, things
+from mini.draw import ensure_mini
+from mini.outlines import mask_box, mask_counts, mask_polygons
 
-SCRIPT = Path(mini.__file__)
+SCRIPT = Path(mini.__file__).parents[1] / "draw_mini.py"
 TRAIN, VAL = 16, 10
 CALL = (
-    "import sys, mini; mini.WORTH_PROCESSES = int(sys.argv[3]); mini.ensure_mini(sys.argv[1], 0, int(sys.argv[2]), 1)"
+    "import sys; from mini import draw as mini; mini.WORTH_PROCESSES = int(sys.argv[3]); "
+    "mini.ensure_mini(sys.argv[1], 0, int(sys.argv[2]), 1)"
 )
 
 

@@ -11,7 +11,7 @@ from shared.stages import Context
 
 import alignment
 from alignment import feeds, paddle_side, torch_side
-from datasets.mini import ensure_mini
+from mini.draw import ensure_mini
 from options import parse_options
 from reference import data, losses
 

@@ -46,7 +46,7 @@ def prepare(context: Context) -> None:
     """Make the mini data set, the official-format weights and the files to evaluate, and choose smooth batches."""
     _code(context)  # refuses a --reference that is no official checkout
     if not context.options.data_path:
-        from datasets.mini import ensure_mini
+        from mini.draw import ensure_mini
 
         ensure_mini()
     torch.manual_seed(feeds.SEED)

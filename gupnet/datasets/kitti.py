@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 def find_root(data_path: str | Path | None) -> Path:
     """The folder with ImageSets/: `data_path`, or KITTI/ in it. InputError if there is none."""
-    todo = "give the folder of KITTI's object set (python gupnet/datasets/mini.py draws a small one)"
+    todo = "give the folder of KITTI's object set (python gupnet/draw_mini.py draws a small one)"
     if not data_path:
         raise InputError(f"--data_path is missing: {todo}")
     path = Path(data_path)

@@ -22,9 +22,9 @@ from datasets import (
     read_objects,
 )
 from datasets.affine import affine_maps, apply, warp
-from datasets.mini import ensure_mini
 from datasets.targets import gaussian, gaussian_radius, paint
 from golden_files import DATA, golden
+from mini.draw import ensure_mini
 from options import parse_options
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}

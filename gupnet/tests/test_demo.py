@@ -14,9 +14,9 @@ from shared import InputError
 import demo
 import drawing
 from datasets import read_calibration, read_objects
-from datasets.mini import ensure_mini
 from datasets.objects import parse_objects
 from golden_files import DATA, formula_weights, golden
+from mini.draw import ensure_mini
 from models import build_model
 from options import parse_options
 

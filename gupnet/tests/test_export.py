@@ -13,8 +13,8 @@ from shared.weights import write_pdparams
 import evaluate
 import export
 import inference
-from datasets import mini
 from metrics import evaluate_folders
+from mini import draw as mini
 from networks import network
 from options import parse_options
 

@@ -17,7 +17,7 @@ import pytest
 from shared import InputError
 
 from datasets import EpochBatchSampler, build_dataset, build_loader
-from datasets.mini import ensure_mini
+from mini.draw import ensure_mini
 from options import parse_options
 
 

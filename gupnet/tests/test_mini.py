@@ -16,13 +16,15 @@ from PIL import Image
 from shared import InputError
 
 from constants import CLASSES, MEAN_SIZES
-from datasets import mini, read_calibration, read_objects, render, solids, street, textures
-from datasets.mini import ensure_mini
+from datasets import read_calibration, read_objects
+from mini import draw as mini
+from mini import render, solids, street, textures
+from mini.draw import ensure_mini
 
-SCRIPT = Path(mini.__file__)
+SCRIPT = Path(mini.__file__).parents[1] / "draw_mini.py"
 SMALL = {"train": 3, "val": 2, "test": 1}
 CALL = (
-    "import sys, mini; mini.WORTH_PROCESSES = int(sys.argv[2]); "
+    "import sys; from mini import draw as mini; mini.WORTH_PROCESSES = int(sys.argv[2]); "
     "mini.ensure_mini(sys.argv[1], 0, dict(zip(mini.COUNTS, map(int, sys.argv[3:]))))"
 )
 SUN = np.array([0, -1.0, 0])

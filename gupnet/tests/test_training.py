@@ -27,10 +27,10 @@ from shared.weights import load_checkpoint, read_weights
 
 import plot_htl
 import trainer
-from datasets.mini import ensure_mini
 from golden_files import SHAPES
 from learner import Learner
 from losses import TERMS
+from mini.draw import ensure_mini
 from models import build_model
 from networks import batch_of
 from options import parse_options

@@ -118,7 +118,7 @@ def labels(name: str, count: int, classes: int) -> np.ndarray:
 
 def data_options(context: Context, *argv: str) -> argparse.Namespace:
     """Preprocessing options for --data_path, or for the mini data set that `prepare` makes."""
-    from datasets.mini import DEFAULT_ROOT
+    from mini.draw import DEFAULT_ROOT
 
     root = context.options.data_path or str(DEFAULT_ROOT)
     return parse_options(["--data_path", root, *argv])

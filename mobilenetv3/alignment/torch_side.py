@@ -28,7 +28,7 @@ def prepare(context: Context) -> None:
     """Make the mini data set and the official-format weight files that both sides load."""
     options = feeds.data_options(context)
     if not context.options.data_path:
-        from datasets.mini import ensure_mini
+        from mini.draw import ensure_mini
 
         ensure_mini(options.data_path)
     train_options = parse_options(feeds.TRAIN_ARGV)

@@ -46,7 +46,7 @@ _PREFETCH = 2  # batches that each worker prepares ahead
 
 def split_folder(data_path: str | os.PathLike | None, split: str) -> Path:
     """`data_path`/`split`, the folder that holds the class folders of "train" or "val". InputError if it is missing."""
-    mini = "(python mobilenetv3/datasets/mini.py --output_dir DIR draws a small one)"
+    mini = "(python mobilenetv3/draw_mini.py --output_dir DIR draws a small one)"
     if not data_path:
         raise InputError(f"--data_path is missing: give a folder that holds train/ and val/ {mini}")
     root = Path(data_path)

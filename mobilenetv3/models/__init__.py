@@ -8,7 +8,7 @@ __all__ = ["MobileNetV3", "build_model"]
 
 
 def build_model(options: argparse.Namespace) -> MobileNetV3:
-    """The network of `options`, freshly initialised as the paper's code does (fact sheet 4.7), in train mode."""
+    """The network of `options`, freshly initialised as the reference does (NOTES 4.8), in train mode."""
     return MobileNetV3(
         options.model,
         num_classes=options.num_classes,

@@ -1,4 +1,4 @@
-"""Layers whose torch meaning differs from Paddle's own (fact sheet section 8)."""
+"""Layers whose torch meaning differs from Paddle's own (NOTES 8)."""
 
 import paddle
 from paddle import nn
@@ -6,7 +6,7 @@ from paddle.nn import functional as F
 
 
 class Hardsigmoid(nn.Layer):
-    """relu6(x + 3) / 6. Paddle's own keeps its slope as a float32, which costs 1.5e-6 on float64 logits.
+    """relu6(x + 3) / 6. Paddle's own keeps its slope as a float32: 1.5e-6 off on float64 logits (NOTES 8.4).
 
     An exported graph carries Paddle's operator all the same: it is float32 anyway, and the engines know it.
     """

@@ -15,11 +15,11 @@ from PIL import Image
 
 from shared import InputError
 
-from datasets import mini
-from datasets.mini import CLASSES, SHAPES, draw, ensure_mini, linear_baseline, write_mini
+from mini import draw as mini
+from mini.draw import CLASSES, SHAPES, draw, ensure_mini, linear_baseline, write_mini
 
-SCRIPT = Path(mini.__file__)
-CALL = "import sys; from mini import ensure_mini; ensure_mini(sys.argv[1], 0, int(sys.argv[2]), 1, 24)"
+SCRIPT = Path(mini.__file__).parents[1] / "draw_mini.py"
+CALL = "import sys; from mini.draw import ensure_mini; ensure_mini(sys.argv[1], 0, int(sys.argv[2]), 1, 24)"
 
 
 def contents(root: Path) -> dict[str, bytes]:

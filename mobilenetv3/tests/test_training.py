@@ -19,7 +19,7 @@ from PIL import Image
 from shared.tests.scripts import call_script
 from shared.weights import load_checkpoint
 
-from datasets.mini import write_mini
+from mini.draw import write_mini
 
 FOLDER = Path(__file__).resolve().parents[1]
 RECIPE = """--num_classes 10 --batch_size 8 --train_crop_size 32 --val_resize_size 36 --val_crop_size 32 --workers 1

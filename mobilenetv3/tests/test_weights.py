@@ -15,7 +15,7 @@ from shared.align.formula import formula_state
 from shared.tests.scripts import call_script
 
 from convert import load_official
-from datasets.mini import write_mini
+from mini.draw import write_mini
 from models import build_model
 from options import parse_options
 from reference.network import build_reference

@@ -91,7 +91,7 @@ def weights_folder(context: Context, name: str) -> Path:
 
 def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespace:
     """Reading options for --data_path, or for the mini data set that `prepare` makes."""
-    from datasets.mini import DEFAULT_ROOT
+    from mini.draw import DEFAULT_ROOT
 
     split = context.options.split or ("eigen_zhou" if context.options.data_path else "mini")
     where = ["--data_path", context.options.data_path or str(DEFAULT_ROOT), "--split", split]

@@ -23,7 +23,7 @@ _OPPOSITE = {"l": "r", "r": "l"}
 
 def check_data_path(root: str | Path | None) -> Path:
     """`root` as a folder. InputError where there is none."""
-    todo = "give KITTI's folder (python monodepth2/datasets/mini.py draws a small one)"
+    todo = "give KITTI's folder (python monodepth2/draw_mini.py draws a small one)"
     if not root:
         raise InputError(f"--data_path is missing: {todo}")
     if not Path(root).is_dir():

@@ -42,9 +42,7 @@ def read_split(split_dir: str | Path, split: str, part: str) -> list[Line]:
     """
     path = split_file(split_dir, split, part)
     if not path.parent.is_dir():
-        todo = (
-            "draw it with datasets/mini.py" if split == "mini" else f"copy the official split files to splits/{split}"
-        )
+        todo = "draw it with draw_mini.py" if split == "mini" else f"copy the official split files to splits/{split}"
         raise InputError(f"{path.parent}: no such folder; {todo}, or give --split_dir")
     try:
         text = path.read_text(encoding="utf-8")

@@ -16,15 +16,16 @@ from PIL import Image
 
 from shared import InputError
 
-from datasets import mini, render, rig, street
-from datasets.mini import ensure_mini
-from datasets.rig import CAMERA
+from mini import draw as mini
+from mini import render, rig, street
+from mini.draw import ensure_mini
+from mini.rig import CAMERA
 
-SCRIPT = Path(mini.__file__)
+SCRIPT = Path(mini.__file__).parents[1] / "draw_mini.py"
 DATE = "2026_05_01/2026_05_01_drive"
 ODOMETRY = "2026_05_02/2026_05_02_drive_0011_sync"
 CALL = (
-    "import sys, mini; from pathlib import Path; mini.WORTH_PROCESSES = int(sys.argv[2]); "
+    "import sys; from mini import draw as mini; from pathlib import Path; mini.WORTH_PROCESSES = int(sys.argv[2]); "
     "mini.ensure_mini(sys.argv[1], 0, Path(sys.argv[3]))"
 )
 

@@ -24,7 +24,7 @@ from shared import InputError
 from shared.weights import load_checkpoint, read_weights
 
 import trainer
-from datasets.rig import CAMERA, calibration
+from mini.rig import CAMERA, calibration
 from reference.network import build_reference
 
 FOLDER = Path(__file__).resolve().parents[1]

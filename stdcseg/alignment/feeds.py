@@ -149,7 +149,7 @@ def choice_file(context: Context, backbone: str) -> Path:
 
 def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespace:
     """Reading options for --data_path, or for the mini data set that `prepare` makes."""
-    from datasets.mini import DEFAULT_ROOT
+    from mini.draw import DEFAULT_ROOT
 
     return parse_options(["--data_path", context.options.data_path or str(DEFAULT_ROOT), *argv])
 

@@ -53,7 +53,7 @@ def prepare(context: Context) -> None:
     _criterion(_code(context))  # refuses a --reference that is no official checkout
     options = feeds.data_options(context)
     if not context.options.data_path:
-        from datasets.mini import ensure_mini
+        from mini.draw import ensure_mini
 
         ensure_mini(options.data_path)
     torch.manual_seed(feeds.SEED)

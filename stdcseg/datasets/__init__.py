@@ -19,9 +19,9 @@ import paddle
 from shared import InputError
 
 from .cityscapes import Cityscapes, load_image, load_label
-from .labels import CLASS_NAMES, IGNORE, LABELS, PALETTE, Label, to_label_ids, to_train_ids
 from .sampling import EpochBatchSampler
 from .transforms import EvalTransform, TrainTransform, normalise
+from constants import CLASS_NAMES, IGNORE, LABELS, PALETTE, Label, to_label_ids, to_train_ids
 
 __all__ = [
     "CLASS_NAMES",

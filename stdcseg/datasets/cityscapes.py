@@ -17,13 +17,13 @@ from PIL import Image, UnidentifiedImageError
 
 from shared import InputError
 
-from .labels import IGNORE, LABELS
+from constants import IGNORE, LABELS
 
 PICTURES, PICTURE_END = "leftImg8bit", "_leftImg8bit.png"
 LABEL_PICTURES, LABEL_END = "gtFine", "_gtFine_labelIds.png"
 
 _LAYOUT = (
-    f"it must hold {PICTURES}/ and {LABEL_PICTURES}/ of Cityscapes (python stdcseg/datasets/mini.py draws a small one)"
+    f"it must hold {PICTURES}/ and {LABEL_PICTURES}/ of Cityscapes (python stdcseg/draw_mini.py draws a small one)"
 )
 _LAST_ID = max(label.id for label in LABELS)
 _LOSSLESS_MODES = ("1", "L", "P", "RGB")

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from shared import InputError
 
-from .labels import to_train_ids
+from constants import to_train_ids
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
 STD = np.array([0.229, 0.224, 0.225], np.float32)[:, None, None]

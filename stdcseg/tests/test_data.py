@@ -572,7 +572,7 @@ def test_missing_folders(tmp_path):
     ]:
         with pytest.raises(InputError) as caught:
             build_dataset(options(data_path=data_path), "val")
-        one_line(caught, words, "leftImg8bit/", "gtFine/", "python stdcseg/datasets/mini.py")
+        one_line(caught, words, "leftImg8bit/", "gtFine/", "python stdcseg/draw_mini.py")
     draw_split(tmp_path / "whole", "train", {"ulm": 1})
     with pytest.raises(InputError) as caught:
         build_dataset(options(data_path=tmp_path / "whole", mode="trainval"), "train")

@@ -19,7 +19,6 @@ from shared.weights import as_numpy, write_pdparams
 
 import evaluate as evaluation
 from datasets import CLASS_NAMES, normalise
-from datasets.mini import write_mini
 from golden_files import files_of, formula_weights, golden
 from inference import (
     Protocol,
@@ -31,6 +30,7 @@ from inference import (
     scaled_probabilities,
 )
 from metrics import ConfusionMatrix
+from mini.draw import write_mini
 from models import build_model, resize_bilinear
 from options import parse_options
 from reference import evaluation as twin

@@ -16,15 +16,17 @@ from PIL import Image
 
 from shared import InputError
 
-from datasets import mini, scenes
-from datasets.labels import CLASS_NAMES, IGNORE, LABELS, to_label_ids, to_train_ids
-from datasets.mini import CITIES, colour_baseline, ensure_mini, place_baseline, write_mini
-from datasets.scenes import Id, draw_scene, empty_scene
+from constants import CLASS_NAMES, IGNORE, LABELS, to_label_ids, to_train_ids
+from mini import draw as mini
+from mini import scenes
+from mini.draw import CITIES, colour_baseline, ensure_mini, place_baseline, write_mini
+from mini.scenes import Id, draw_scene, empty_scene
 
-SCRIPT = Path(mini.__file__)
+SCRIPT = Path(mini.__file__).parents[1] / "draw_mini.py"
 SMALL = {"train": 2, "val": 1, "size": (96, 48)}
 CALL = (
-    "import sys, mini; mini.WORTH_PROCESSES = int(sys.argv[3]); mini.ensure_mini(sys.argv[1], 0, int(sys.argv[2]), 1)"
+    "import sys; from mini import draw as mini; mini.WORTH_PROCESSES = int(sys.argv[3]); "
+    "mini.ensure_mini(sys.argv[1], 0, int(sys.argv[2]), 1)"
 )
 
 

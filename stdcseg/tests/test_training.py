@@ -19,7 +19,7 @@ from PIL import Image
 from shared.tests.scripts import call_script
 from shared.weights import load_checkpoint
 
-from datasets.mini import write_mini
+from mini.draw import write_mini
 from options import parse_options
 from reference.network import build_reference_classifier
 

@@ -4,13 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-if __package__:
-    from . import solids, textures
-    from .render import Canvas
-else:  # for datasets/mini.py run as a script: without the package, so without Paddle
-    import solids
-    import textures
-    from render import Canvas
+from . import solids, textures
+from .render import Canvas
 
 WIDTH, HEIGHT = 640, 192
 #: half of KITTI's, one of two drives each; with the small translation of its camera 2

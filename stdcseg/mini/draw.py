@@ -1,7 +1,7 @@
 """Draw the mini data set: street scenes in the layout of Cityscapes.
 
-    python stdcseg/datasets/mini.py --output_dir DIR      draw it
-    python stdcseg/datasets/mini.py --colour_baseline     how far colour alone, and place alone, get
+    python stdcseg/draw_mini.py --output_dir DIR      draw it
+    python stdcseg/draw_mini.py --colour_baseline     how far colour alone, and place alone, get
 
 The result is `<root>/leftImg8bit/<split>/<city>/<city>_<number>_000019_leftImg8bit.png`, beside it
 `<root>/gtFine/<split>/<city>/<city>_<number>_000019_gtFine_labelIds.png`, and `<root>/mini.json`, the record of how it
@@ -25,14 +25,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from shared import HelpFormatter, InputError, run
+from shared import HelpFormatter, InputError
 
-if __package__:
-    from .labels import CLASS_NAMES, to_train_ids
-    from .scenes import draw_scene
-else:  # run as a script, or started by one to help it draw: without the package, so without Paddle
-    from labels import CLASS_NAMES, to_train_ids
-    from scenes import draw_scene
+from .scenes import draw_scene
+from constants import CLASS_NAMES, to_train_ids
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
 VERSION = 4  # of the drawing: raise it when the same seed gives other pictures
@@ -325,7 +321,3 @@ def main() -> None:
     if options.colour_baseline:
         print(f"the best class for each colour: mIoU {colour_baseline(root):.3f} on the validation half")
         print(f"the commonest class at each place: mIoU {place_baseline(root):.3f}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -8,10 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-if __package__:
-    from .things import KINDS, PERSON, Kind, Part, pick
-else:  # mini.py is run as a script
-    from things import KINDS, PERSON, Kind, Part, pick
+from .things import KINDS, PERSON, Kind, Part, pick
 
 FINE = 4  # sub-pixels a side in which everything is drawn
 SHARE_SEEN = 0.5  # of each thing, at least: a nearer one that would hide more stands elsewhere

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-if __package__:
-    from . import textures
-else:  # for datasets/mini.py run as a script: without the package, so without Paddle
-    import textures
+from . import textures
 
 
 @dataclass(frozen=True)

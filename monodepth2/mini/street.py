@@ -10,14 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-if __package__:
-    from . import textures
-    from .ground import GROUND_DENSITY, GROUND_X, GROUND_Z, Middle, draw_ground
-    from .render import Blob, Box, Scene, light_on
-else:  # for datasets/mini.py run as a script: without the package, so without Paddle
-    import textures
-    from ground import GROUND_DENSITY, GROUND_X, GROUND_Z, Middle, draw_ground
-    from render import Blob, Box, Scene, light_on
+from . import textures
+from .ground import GROUND_DENSITY, GROUND_X, GROUND_Z, Middle, draw_ground
+from .render import Blob, Box, Scene, light_on
 
 BASELINE = 0.54  # metres from camera 2 to camera 3
 LENGTH = 120.0  # of the street

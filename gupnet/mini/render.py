@@ -3,10 +3,7 @@
 import cv2
 import numpy as np
 
-if __package__:
-    from .solids import Face
-else:  # for datasets/mini.py run as a script: without the package, so without Paddle
-    from solids import Face
+from .solids import Face
 
 OVERSAMPLING = 2  # samples a pixel, along each side
 AMBIENT, DIRECT = 0.68, 0.42  # light on what the sun does not see, and what it adds

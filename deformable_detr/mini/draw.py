@@ -1,6 +1,6 @@
 """Draw the mini data set: streets and meadows with people, cars, buses, signs, umbrellas, balls and clocks.
 
-    python deformable_detr/datasets/mini.py [--output_dir DIR]
+    python deformable_detr/draw_mini.py [--output_dir DIR]
 
 The result is, as COCO 2017 (fact sheet 3.1), `<root>/{train,val}2017/*.jpg` and
 `<root>/annotations/instances_{train,val}2017.json` with COCO's own category ids, and `<root>/mini.json`, how it was
@@ -29,16 +29,11 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from shared import HelpFormatter, InputError, run
+from shared import HelpFormatter, InputError
 
-if __package__:
-    from .outlines import mask_box, mask_counts, mask_polygons
-    from .scenes import Scene, draw_scene
-    from .things import KINDS
-else:  # run as a script, or started by one to help it draw: without the package, so without Paddle
-    from outlines import mask_box, mask_counts, mask_polygons
-    from scenes import Scene, draw_scene
-    from things import KINDS
+from .outlines import mask_box, mask_counts, mask_polygons
+from .scenes import Scene, draw_scene
+from .things import KINDS
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
 VERSION = 1  # of the drawing: raise it when the same seed gives other files
@@ -259,7 +254,3 @@ def main() -> None:
         sizes = ", ".join(f"{sum(c[size] for c in held['categories'].values())} {size}" for size in SIZES)
         print(f"{root / (split + '2017')}: {held['pictures']} pictures, {held['empty']} of them empty")
         print(f"  {things}; {sizes}; {held['crowds']} crowds")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-if __package__:
-    from .textures import Atlas
-else:  # for datasets/mini.py run as a script: without the package, so without Paddle
-    from textures import Atlas
+from .textures import Atlas
 
 NEAR, FAR = 0.1, 1000.0  # metres
 OVERSAMPLING = 2  # rays a pixel, along each side

@@ -5,12 +5,8 @@ Also how far trivial predictions get on what they see.
 
 import numpy as np
 
-if __package__:
-    from .render import Camera, Rays, Scene, cast
-    from .street import BASELINE, rigid
-else:  # for datasets/mini.py run as a script: without the package, so without Paddle
-    from render import Camera, Rays, Scene, cast
-    from street import BASELINE, rigid
+from .render import Camera, Rays, Scene, cast
+from .street import BASELINE, rigid
 
 CAMERA = Camera(416, 126)
 #: the scanner in camera 2's frame, metres; it looks the same way, x forward, y left, z up. It stands right above the

@@ -1,6 +1,6 @@
 """Draw the mini data set: drives through drawn streets, in the layouts of KITTI raw and KITTI odometry.
 
-    python monodepth2/datasets/mini.py --output_dir DIR
+    python monodepth2/draw_mini.py --output_dir DIR
 
 The lists in splits/mini and splits/mini_odom say which frames. The result is, as in KITTI raw (fact sheet 3.2, 3.5),
 `<root>/<date>/<date>_drive_<number>_sync/{image_02,image_03}/data/*.jpg`, `velodyne_points/data/*.bin` beside them and
@@ -29,16 +29,11 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from shared import HelpFormatter, InputError, run
+from shared import HelpFormatter, InputError
 
-if __package__:
-    from . import street
-    from .render import picture
-    from .rig import CAMERA, baselines, calibration, scan, scanned_depth
-else:  # run as a script, or started by one to help it draw: without the package, so without Paddle
-    import street
-    from render import picture
-    from rig import CAMERA, baselines, calibration, scan, scanned_depth
+from . import street
+from .render import picture
+from .rig import CAMERA, baselines, calibration, scan, scanned_depth
 
 FOLDER = Path(__file__).resolve().parents[1]
 DEFAULT_ROOT = FOLDER / "data" / "mini"
@@ -278,7 +273,3 @@ def main() -> None:
     print(f"{root}: {record['frames']} stereo pairs, {record['scans']} scans; lines: {lines}")
     for name, error in record["abs_rel"].items():
         print(f"abs_rel on the test frames of the {name.replace('_', ' ')}: {error:.3f}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,7 +1,7 @@
 """Draw the mini data set: ten classes of ray-traced objects in ImageNet's folder layout.
 
-    python mobilenetv3/datasets/mini.py --output_dir DIR      draw it
-    python mobilenetv3/datasets/mini.py --linear_baseline     how well a linear model on its pixels does
+    python mobilenetv3/draw_mini.py --output_dir DIR      draw it
+    python mobilenetv3/draw_mini.py --linear_baseline     how well a linear model on its pixels does
 
 The result is `<root>/{train,val}/<class>/<number>.jpg` and `<root>/mini.json`, the record of how it was drawn. Only
 shape tells the classes apart: colours, textures, light, scale, place and background come from one distribution.
@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from tqdm import tqdm
 
-from shared import InputError, run
+from shared import InputError
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
 VERSION = 2  # of the drawing: raise it when the same seed gives other pictures
@@ -675,7 +675,3 @@ def main() -> None:
     print(f"{root}: {len(CLASSES)} classes of {counts[0]} training and {counts[1]} validation pictures")
     if options.linear_baseline:
         print(f"linear model on 32 x 32 pixels: top-1 {100 * linear_baseline(root):.1f} % on the validation half")
-
-
-if __name__ == "__main__":
-    run(main)

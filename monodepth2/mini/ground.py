@@ -5,10 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-if __package__:
-    from . import textures
-else:  # for datasets/mini.py run as a script: without the package, so without Paddle
-    import textures
+from . import textures
 
 GROUND_DENSITY = 14.0  # texels a metre
 GROUND_X, GROUND_Z = (-42.0, 42.0), (-6.0, 134.0)  # metres that the texture covers

@@ -1,6 +1,6 @@
 """Draw the mini data set: streets with cars, people and cyclists, in the layout of KITTI's object set.
 
-    python gupnet/datasets/mini.py --output_dir DIR
+    python gupnet/draw_mini.py --output_dir DIR
 
 The result is, as in KITTI (fact sheet 3.1), `<root>/training/{image_2,label_2,calib}/NNNNNN.{png,txt,txt}`,
 `<root>/testing/{image_2,calib}` and `<root>/ImageSets/{train,val,trainval,test}.txt`; and `<root>/mini.json`, how it
@@ -26,12 +26,9 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from shared import HelpFormatter, InputError, run
+from shared import HelpFormatter, InputError
 
-if __package__:
-    from . import street
-else:  # run as a script, or started by one to help it draw: without the package, so without Paddle
-    import street
+from . import street
 
 FOLDER = Path(__file__).resolve().parents[1]
 DEFAULT_ROOT = FOLDER / "data" / "mini"
@@ -209,7 +206,3 @@ def main() -> None:
     print(f"{root}: {frames} frames")
     for split, objects in record["objects"].items():
         print(f"{split}: {', '.join(f'{count} {name}' for name, count in objects.items())}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,0 +1,1 @@
+"""The drawn mini data set: streets and meadows in COCO's layout. Imports neither Paddle nor the network."""

@@ -1,0 +1,1 @@
+"""The drawn mini data set: street scenes in Cityscapes' layout. Imports neither Paddle nor the network."""
