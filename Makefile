@@ -1,11 +1,16 @@
 # Everything starts here; `make` alone prints the help. Each target does its own set-up.
 
-PAPERS   := $(foreach paper,mobilenetv3 stdcseg monodepth2 gupnet deformable_detr,$(if $(wildcard $(paper)/train.py),$(paper)))
-PYTHON   ?= $(shell command -v python3.11 || echo python3)
+PAPERS   := $(patsubst %/paper.mk,%,$(wildcard */paper.mk))
+PYTHON   ?= $(or $(shell for python in python3.11 python3.12 python3.13; do \
+                $$python -c "" 2>/dev/null && echo $$python && break; done),python3)
 PIP_ARGS ?=
 EXTRAS   ?= align,export,dev
 VENV     := .venv
 RUN      := $(VENV)/bin/python
+# Which Paddle the environment holds, of gpu and cpu; PADDLE is the one to have.
+dist-info = $(wildcard $(VENV)/lib/python3*/site-packages/$(1)-*.dist-info)
+PRESENT  := $(if $(call dist-info,paddlepaddle_gpu),gpu) $(if $(call dist-info,paddlepaddle),cpu)
+PADDLE   ?= $(or $(firstword $(PRESENT)),cpu)
 
 # Variables of the targets; empty ones fall back to the paper's mini data set and the weights trained on it.
 DATA    ?=
@@ -43,7 +48,7 @@ help:
 	@echo "Variables: DATA=folder  WEIGHTS=file or checkpoint folder  IMAGES=picture or folder  OUT=output folder"
 	@echo "           ARGS='further options of the script'  GPUS=0,1 (training)  CPUS=2 (training, processes)"
 	@echo "           GOLDEN=folder with the full golden files (test)  JOBS=papers aligned at once ($(JOBS))"
-	@echo "           PYTHON=$(PYTHON)  PIP_ARGS='options of pip'"
+	@echo "           PADDLE=$(PADDLE) (setup: cpu or gpu)  PYTHON=$(PYTHON)  PIP_ARGS='options of pip'"
 
 # ------------------------------------------------------------------------------------------------------------- set-up
 
@@ -56,43 +61,47 @@ USED := paddle paddle.distributed.launch paddle.inference torch torch._dynamo vi
 IMPORT := import importlib, importlib.util as u, sys; \
     [importlib.import_module(name) for name in sys.argv[1:] if u.find_spec(name.partition(".")[0])]
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS) --editable '.[$(EXTRAS)]'
+# Versions of Python that pyproject.toml allows; whether the environment is of another version than $(PYTHON).
+VERSION = import sys; print(*sys.version_info[:2], sep=".")
+FIT     = $(filter 3.11 3.12 3.13,$(shell $(PYTHON) -c '$(VERSION)' 2>/dev/null))
+RENEWED = $(if $(wildcard $(RUN)),$(filter-out $(FIT),$(shell $(RUN) -c '$(VERSION)' 2>/dev/null || echo none)))
+WHEELS  = $(patsubst cpu,paddlepaddle,$(patsubst gpu,paddlepaddle-gpu,$(PRESENT)))
+PIP     = $(RUN) -m pip --quiet --disable-pip-version-check
+
+# Both wheels of Paddle install the package `paddle`: the other one is removed first, once it is certain that the one
+# asked for can be had.
+$(STAMP): pyproject.toml $(if $(filter-out $(PADDLE),$(PRESENT)),swap)
+	$(if $(filter cpu gpu,$(PADDLE)),,$(error PADDLE=$(PADDLE): cpu or gpu))
+	$(if $(FIT),,$(error $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one that is: make setup PYTHON=FILE))
+	$(PYTHON) -m venv $(if $(RENEWED),--clear) $(VENV)
+	$(if $(filter-out $(PADDLE),$(PRESENT)),$(PIP) install --dry-run $(PIP_ARGS) '.[$(PADDLE)]' && rm -f $@ \
+	    && $(PIP) uninstall --yes $(WHEELS))
+	$(PIP) install --no-compile $(PIP_ARGS) --editable '.[$(PADDLE),$(EXTRAS)]'
 	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -W ignore -c '$(IMPORT)' $(USED) >/dev/null
 	touch $@
 
+.PHONY: swap
+
 # ---------------------------------------------------------------------------------------------------- targets by paper
 
-# How `make train-PAPER` trains on the mini data; the same options stand in each README.
-MINI_mobilenetv3 := --num_classes 10 --width_mult 0.5 --train_crop_size 64 --val_resize_size 80 --val_crop_size 64 \
-    --workers 1 --batch_size 16 --epochs 20 --eval_freq 4 --lr 0.03 --lr_scheduler cosineannealinglr --print_freq 25
-MINI_stdcseg := --base 32 --use_boundary_8 true --n_img_per_gpu 4 --n_workers_train 1 --crop_size 256 128 --scales 0.5 \
-    --colour_jitter 0.2 --max_iter 460 --warmup_steps 20 --warmup_start_lr 1e-3 --lr 0.015 --train_backbone_norms \
-    --val_scales 0.5 --save_iter_sep 115 --msg_iter 20
-MINI_monodepth2 := --split mini --use_stereo --pose_model_type posecnn --weights_init scratch --height 64 --width 128 \
-    --min_depth 0.6 --max_depth 20 --batch_size 4 --learning_rate 5e-4 --num_epochs 12 --scheduler_step_size 10 \
-    --num_workers 1 --log_frequency 20
-MINI_gupnet := --input_size 224 64 --batch_size 4 --num_workers 0 --max_epoch 30 --lr 1e-3 --weight_decay 0 --warmup no \
-    --decay_list 22 27 --random_crop 0 --eval_frequency 10 --save_frequency 100 --threshold 0.05 --disp_frequency 10
-MINI_deformable_detr := --backbone resnet18 --backbone_norm batch --pretrain_path scratch --hidden_dim 128 \
-    --dim_feedforward 256 --nheads 4 --enc_layers 2 --dec_layers 3 --num_queries 40 --with_box_refine --dropout 0 \
-    --scales 112 128 144 --val_size 128 --max_size 192 --crop_sides 136 152 --crop_range 112 152 --batch_size 4 \
-    --num_workers 0 --lr 4e-4 --lr_backbone 4e-4 --lr_linear_proj_mult 0.3 --epochs 20 --lr_drop 16 --eval_frequency 4 \
-    --log_frequency 25 --seed 1
-# Processes of that training on the CPU (Paddle's dygraph uses one core of each), unless GPUS or CPUS say otherwise.
-MINI_CPUS_stdcseg := 2
-MINI_CPUS_monodepth2 := 2
-MINI_EVALUATION_monodepth2 := --eval_split mini
-# Which checkpoint of that training counts, when not the best by validation: the last one, as in the reference.
-MINI_CHECKPOINT_monodepth2 := latest
+# PAPER/paper.mk says how the paper trains on its mini data, in these variables:
+#   MINI             options of train.py
+#   MINI_CPUS        processes on the CPU, unless GPUS or CPUS say otherwise (Paddle's dygraph uses one core of each); empty: 1
+#   MINI_EVALUATION  further options of evaluate.py
+#   MINI_CHECKPOINT  the checkpoint that is evaluated, shown and exported: best (when empty) or latest
+#   MINI_IMAGES      pictures of the demo, within PAPER/data/mini
+RECIPE := MINI MINI_CPUS MINI_EVALUATION MINI_CHECKPOINT MINI_IMAGES
+$(foreach paper,$(PAPERS), \
+    $(foreach name,$(RECIPE),$(eval $(name) :=)) \
+    $(eval include $(paper)/paper.mk) \
+    $(foreach name,$(RECIPE),$(eval $(paper)_$(name) := $$($(name)))))
 
 # $(call option,--name,value): nothing when the value is empty
 option = $(if $(2),$(1) '$(2)')
 # several processes: GPUS=0,1, or CPUS=2 on the CPU
 LAUNCHER = -m paddle.distributed.launch --log_dir build/launch
 # $(call trained,PAPER): the weights trained on the mini data
-trained = $(1)/output/mini/$(or $(MINI_CHECKPOINT_$(1)),best)
+trained = $(1)/output/mini/$(or $($(1)_MINI_CHECKPOINT),best)
 # $(call launch,processes of the mini training): nothing for one process
 launch = $(if $(GPUS),$(LAUNCHER) --devices $(GPUS),$(if $(or $(CPUS),$(1)),$(LAUNCHER) --nproc_per_node $(or $(CPUS),$(1))))
 
@@ -100,25 +109,25 @@ define PAPER_TARGETS
 .PHONY: data-$(1) align-$(1) train-$(1) evaluate-$(1) demo-$(1) export-$(1) benchmark-$(1) test-$(1)
 
 data-$(1): $(STAMP)
-	$(RUN) $(1)/datasets/mini.py $$(call option,--output_dir,$$(OUT)) $$(ARGS)
+	$(RUN) $(1)/draw_mini.py $$(call option,--output_dir,$$(OUT)) $$(ARGS)
 
 align-$(1): $(STAMP)
 	$(RUN) $(1)/align.py $$(call option,--data_path,$$(DATA)) $$(call option,--weights,$$(WEIGHTS)) \
 	    $$(call option,--output_dir,$$(OUT)) $$(ARGS)
 
 train-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json)
-	$(RUN) $$(call launch,$$(if $$(DATA),,$$(MINI_CPUS_$(1)))) $(1)/train.py \
-	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_$(1))) \
+	$(RUN) $$(call launch,$$(if $$(DATA),,$$($(1)_MINI_CPUS))) $(1)/train.py \
+	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$($(1)_MINI)) \
 	    --output_dir '$$(or $$(OUT),$(1)/output/$$(if $$(DATA),train,mini))' $$(if $$(GPUS),--device gpu) $$(ARGS)
 
 evaluate-$(1): $(STAMP) $$(if $$(DATA),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$$(call trained,$(1))/state.json)
 	$(RUN) $(1)/evaluate.py --weights '$$(or $$(WEIGHTS),$$(call trained,$(1)))' \
-	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$(MINI_EVALUATION_$(1))) \
+	    --data_path '$$(or $$(DATA),$(1)/data/mini)' $$(if $$(DATA),,$$($(1)_MINI_EVALUATION)) \
 	    $$(call option,--output,$$(OUT)) $$(ARGS)
 
 demo-$(1): $(STAMP) $$(if $$(IMAGES),,$(1)/data/mini/mini.json) $$(if $$(WEIGHTS),,$$(call trained,$(1))/state.json)
 	$(RUN) $(1)/demo.py --weights '$$(or $$(WEIGHTS),$$(call trained,$(1)))' \
-	    --image_path '$$(or $$(IMAGES),$$(MINI_IMAGES_$(1)))' --output_dir '$$(or $$(OUT),$(1)/output/demo)' $$(ARGS)
+	    --image_path '$$(or $$(IMAGES),$(1)/data/mini/$$($(1)_MINI_IMAGES))' --output_dir '$$(or $$(OUT),$(1)/output/demo)' $$(ARGS)
 
 export-$(1): $(STAMP) $$(if $$(WEIGHTS),,$$(call trained,$(1))/state.json)
 	$(RUN) $(1)/export.py --weights '$$(or $$(WEIGHTS),$$(call trained,$(1)))' \
@@ -131,18 +140,12 @@ test-$(1): $(STAMP)
 	$$(TESTS) $(1)/tests $$(ARGS)
 
 $(1)/data/mini/mini.json: | $(STAMP)
-	$(RUN) $(1)/datasets/mini.py
+	$(RUN) $(1)/draw_mini.py
 
 $$(call trained,$(1))/state.json: | $(STAMP)
 	$(MAKE) train-$(1) DATA= OUT= ARGS= WEIGHTS=
 endef
 $(foreach paper,$(PAPERS),$(eval $(call PAPER_TARGETS,$(paper))))
-
-MINI_IMAGES_mobilenetv3 := mobilenetv3/data/mini/val/mug
-MINI_IMAGES_stdcseg := stdcseg/data/mini/leftImg8bit/val/stiftingen
-MINI_IMAGES_gupnet := gupnet/data/mini/testing/image_2
-MINI_IMAGES_deformable_detr := deformable_detr/data/mini/val2017
-MINI_IMAGES_monodepth2 := monodepth2/data/mini/2026_05_02/2026_05_02_drive_0012_sync/image_02/data
 
 # --------------------------------------------------------------------------------------------------------- all papers
 
