@@ -1,4 +1,4 @@
-"""Mean of several weight files, as the reference averaged its last three that improved top-1 (fact sheet 6.1).
+"""Mean of several weight files, as the reference averaged its last three that improved top-1 (NOTES 6.2).
 
 python average_checkpoints.py A.pdparams B.pdparams C.pdparams MEAN.pdparams
 """

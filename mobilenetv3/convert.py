@@ -14,9 +14,9 @@ from shared import HelpFormatter, convert, run
 from models import build_model
 from options import add_network_options, parse_options
 
-#: the network uses the official names, so no rules are needed (fact sheet 4.8)
+#: the network uses the official names, so no rules are needed (NOTES 4.9)
 RENAME: tuple = ()
-#: left by torch's AveragedModel in `model_ema`
+#: what torch's AveragedModel adds in `model_ema` (NOTES 1.3)
 IGNORE = (r"n_averaged",)
 
 

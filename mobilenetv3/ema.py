@@ -1,4 +1,4 @@
-"""Moving averages of weights (fact sheet 6.1 and 6.5)."""
+"""Averages of weights: over the steps of a training, and over several checkpoints (NOTES 6.2, 6.8)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,15 +8,15 @@ from paddle import nn
 
 
 def adjusted_decay(decay: float, world: int, batch: int, steps: int, epochs: int) -> float:
-    """The decay per update that makes `decay` independent of batch size and length of training."""
+    """The decay of one update that makes `decay` independent of batch size and number of epochs (NOTES 6.8)."""
     return 1 - min(1.0, (1 - decay) * world * batch * steps / epochs)
 
 
-class ModelAverage:
+class ExponentialMovingAverage:
     """Exponential moving average over parameters and buffers: avg = d avg + (1 - d) new; the first update copies.
 
-    `average` is a second network of the same shape; it holds the average and can be evaluated. Whole numbers are
-    averaged in floating point and cut off, as torch does when it copies into int64.
+    `average` is a second network of the same shape; it holds the average and can be evaluated. Integer buffers are
+    averaged in floating point and truncated, as torch does when it copies into int64.
     """
 
     def __init__(self, average: nn.Layer, decay: float):
@@ -27,7 +27,7 @@ class ModelAverage:
 
     @paddle.no_grad()
     def update(self, model: nn.Layer) -> None:
-        """Take in the current weights of `model`."""
+        """Average in the current weights of `model`."""
         targets = self.average.state_dict()
         for name, new in model.state_dict().items():
             value = new if self.count == 0 else self.decay * targets[name] + (1 - self.decay) * new
@@ -35,12 +35,12 @@ class ModelAverage:
         self.count += 1
 
     def restart(self) -> None:
-        """Let the next update copy again (the reference does so during the learning rate's warm-up)."""
+        """Make the next update copy again (the reference does so during the learning rate's warm-up)."""
         self.count = 0
 
 
 def average_checkpoints(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Mean of several state dicts: per tensor the sum over n, half precision widened, integers divided downwards.
+    """Mean of several state dicts: per tensor the sum over n, float16 widened to float32, integers rounded down.
 
     Raises ValueError when the dicts do not hold the same names.
     """

@@ -21,7 +21,7 @@ from shared.weights import atomic_write_text
 from convert import load_official
 from datasets import EpochBatchSampler, ImageFolder, build_dataset, build_loader, classes_for, split_folder
 from losses import build_criterion
-from metrics import Meter, accuracy
+from metrics import SmoothedValue, accuracy
 from models import build_model
 from options import build_parser, parse_options_for_weights
 
@@ -50,13 +50,13 @@ def inference_predictor(model: paddle.nn.Layer, options: argparse.Namespace) -> 
 def evaluate(predict: Predictor, dataset: ImageFolder, options: argparse.Namespace, criterion=None) -> dict:
     """{"acc1", "acc5" (percent), "loss", "images"} of `predict` over `dataset`, all processes' shares together.
 
-    The loss is the mean over batches, each counting once, as the reference prints it (fact sheet 7.1).
+    The loss is the mean over batches, each counting once, as the reference prints it (NOTES 7.2).
     """
     criterion = criterion or build_criterion(options)
     rank, world = dist.get_rank(), dist.get_world_size()
     sampler = EpochBatchSampler(len(dataset), options.batch_size, shuffle=False, rank=rank, world=world)
     own = len(range(rank, len(dataset), world))  # the sampler fills the ranks up to the same count: count none twice
-    acc1, acc5, loss = Meter(), Meter(), Meter()
+    acc1, acc5, loss = SmoothedValue(), SmoothedValue(), SmoothedValue()
     loader = build_loader(dataset, sampler, options)
     bar = tqdm(loader, desc="evaluate", unit="batch", leave=False, disable=None if rank == 0 else True)
     for images, labels in bar:

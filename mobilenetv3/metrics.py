@@ -1,4 +1,4 @@
-"""Top-k accuracy and the running meters of the reference's log lines (fact sheet 7.1)."""
+"""Top-k accuracy and the meters of the reference's log lines (NOTES 7; there `utils.py`)."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,68 +7,61 @@ import numpy as np
 
 
 def accuracy(logits: np.ndarray, targets: np.ndarray, topk: Sequence[int] = (1, 5)) -> list[float]:
-    """Share of rows, in percent, whose target is among the k largest logits, for each k.
+    """Percentage of rows whose target is among the k largest logits, for each k (NOTES 7.1).
 
-    logits float [N, K]; targets int [N], or soft targets float [N, K] whose largest entry counts. k beyond K is K.
+    logits float [N, K]; targets int [N], or soft targets float [N, K], whose largest entry counts. k above K means K.
     """
     if targets.ndim == 2:
         targets = targets.argmax(1)
     largest = np.argsort(-logits, axis=1, kind="stable")[:, : max(topk)]
-    hits = largest == targets[:, None]
-    return [float(np.float32(hits[:, :k].sum()) * np.float32(100.0 / len(targets))) for k in topk]
+    correct = largest == targets[:, None]
+    return [float(np.float32(correct[:, :k].sum()) * np.float32(100.0 / len(targets))) for k in topk]
 
 
-class Meter:
-    """A series of values: its last `window` for median, average and maximum, all of it for the global average."""
+class SmoothedValue:
+    """A series of values: the median of its last `window_size`, and the average of all."""
 
-    def __init__(self, window: int = 20, form: str = "{median:.4f} ({global_average:.4f})"):
-        self.values: deque[float] = deque(maxlen=window)
-        self.form = form
+    def __init__(self, window_size: int = 20, fmt: str = "{median:.4f} ({global_avg:.4f})"):
+        self.deque: deque[float] = deque(maxlen=window_size)
+        self.fmt = fmt
         self.total, self.count = 0.0, 0
 
     def update(self, value: float, n: int = 1) -> None:
-        """Take in `value`, which stands for `n` samples."""
-        self.values.append(value)
+        """Append `value`, the mean over `n` samples."""
+        self.deque.append(value)
         self.total += value * n
         self.count += n
 
     @property
     def median(self) -> float:
-        """The lower middle of an even count, as torch's median."""
-        return sorted(self.values)[(len(self.values) - 1) // 2]
+        """For an even count the lower of the two middle values, as torch's median."""
+        return sorted(self.deque)[(len(self.deque) - 1) // 2]
 
     @property
-    def average(self) -> float:
-        return float(np.mean(np.asarray(self.values, np.float32)))
-
-    @property
-    def global_average(self) -> float:
+    def global_avg(self) -> float:
         return self.total / self.count
 
     @property
-    def maximum(self) -> float:
-        return max(self.values)
-
-    @property
-    def last(self) -> float:
-        return self.values[-1]
+    def value(self) -> float:
+        """The last one."""
+        return self.deque[-1]
 
     def __str__(self) -> str:
-        return self.form.format(median=self.median, global_average=self.global_average, last=self.last)
+        return self.fmt.format(median=self.median, global_avg=self.global_avg, value=self.value)
 
 
-class Meters:
+class MetricLogger:
     """Named meters and their common log line."""
 
-    def __init__(self, **meters: Meter):
+    def __init__(self, **meters: SmoothedValue):
         self.meters = dict(meters)
 
     def update(self, n: int = 1, **values: float) -> None:
-        """Update several meters; `n` samples each (see `Meter.update`)."""
+        """Update several meters, each with the mean over `n` samples."""
         for name, value in values.items():
-            self.meters.setdefault(name, Meter()).update(value, n)
+            self.meters.setdefault(name, SmoothedValue()).update(value, n)
 
-    def __getitem__(self, name: str) -> Meter:
+    def __getitem__(self, name: str) -> SmoothedValue:
         return self.meters[name]
 
     def __contains__(self, name: str) -> bool:
@@ -77,6 +70,3 @@ class Meters:
     def line(self, delimiter: str = "  ") -> str:
         """All meters that have a value, by default as the reference writes them."""
         return delimiter.join(f"{name}: {meter}" for name, meter in self.meters.items() if meter.count)
-
-    def __str__(self) -> str:
-        return self.line()

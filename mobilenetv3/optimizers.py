@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules with torch's meaning (fact sheet section 6)."""
+"""Optimisers and learning-rate schedules with torch's meaning (NOTES 6)."""
 
 import argparse
 from collections.abc import Iterable
@@ -7,14 +7,14 @@ import paddle
 from paddle import nn
 from paddle.optimizer import lr as schedules
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
-RMSPROP_ALPHA = 0.9  # both fixed in the reference script
+RMSPROP_ALPHA = 0.9  # this and epsilon are fixed in the reference's script (NOTES 6.1)
 RMSPROP_EPSILON = 0.0316
 
 
 class RMSprop(paddle.optimizer.Optimizer):
-    """torch's RMSprop, which no epsilon of Paddle's RMSProp reproduces (fact sheet 6.4).
+    """torch's RMSprop, which no epsilon of Paddle's RMSProp reproduces (NOTES 6.3, 6.4).
 
     v = alpha v + (1 - alpha) g^2;  b = momentum b + g / (sqrt(v) + epsilon);  w = w - lr b
 
@@ -68,13 +68,13 @@ class RMSprop(paddle.optimizer.Optimizer):
         paddle.assign(parameter - rate * step, parameter)
 
 
-def parameter_groups(model: nn.Layer, options: argparse.Namespace) -> list[dict]:
-    """The reference's groups: all together, or norm layers and biases apart where they have a decay of their own."""
+def set_weight_decay(model: nn.Layer, options: argparse.Namespace) -> list[dict]:
+    """Parameter groups by weight decay: norm layers and other biases may have one of their own (NOTES 6.6)."""
     groups: dict[float, list] = {}
     for layer in model.sublayers(include_self=True):
         for name, parameter in layer.named_parameters(include_sublayers=False):
             if parameter.stop_gradient:
-                continue  # batch-norm statistics, in some Paddle layers
+                continue  # batch-norm statistics, where a Paddle layer lists them as parameters
             decay = options.weight_decay
             if isinstance(layer, BatchNorm2D) and options.norm_weight_decay is not None:
                 decay = options.norm_weight_decay
@@ -86,7 +86,7 @@ def parameter_groups(model: nn.Layer, options: argparse.Namespace) -> list[dict]
 
 def build_optimizer(model: nn.Layer, options: argparse.Namespace, learning_rate) -> paddle.optimizer.Optimizer:
     """The optimiser of `--opt` over all parameters of `model`; `learning_rate` is a float or a scheduler."""
-    groups = parameter_groups(model, options)
+    groups = set_weight_decay(model, options)
     if options.opt == "rmsprop":
         return RMSprop(learning_rate, RMSPROP_ALPHA, RMSPROP_EPSILON, options.momentum, parameters=groups)
     if options.opt == "adamw":
@@ -109,7 +109,7 @@ def clip_gradients(parameters: Iterable, max_norm: float) -> float:
 class ConstantWarmup(schedules.LRScheduler):
     """`warmup_lr` for `warmup_steps` epochs, then the schedule `main` from its own beginning.
 
-    Paddle's LinearWarmup refuses equal ends.
+    Paddle's LinearWarmup refuses an end that equals its start.
     """
 
     def __init__(self, main: schedules.LRScheduler, warmup_steps: int, warmup_lr: float):
@@ -126,8 +126,8 @@ class ConstantWarmup(schedules.LRScheduler):
 def build_scheduler(options: argparse.Namespace) -> schedules.LRScheduler:
     """The learning rate of each epoch; call `step()` once at an epoch's end.
 
-    During `lr_warmup_epochs` the rate is constant (base * lr_warmup_decay) or grows linearly from there; the main
-    schedule starts at its own beginning afterwards.
+    During `lr_warmup_epochs` the rate is constant (lr * lr_warmup_decay) or grows linearly from there; afterwards the
+    main schedule starts at its own beginning (NOTES 6.7).
     """
     warmup = options.lr_warmup_epochs
     if options.lr_scheduler == "steplr":

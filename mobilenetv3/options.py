@@ -1,8 +1,8 @@
 """Every option of this folder: the reference recipe's names and defaults, grouped.
 
-Reference: `references/classification/train.py` of pytorch/vision (fact sheet section 2.1). Each option may be written
-with dashes, as there, or with underscores. `parse_options([])` gives the reference's defaults, with two exceptions that
-the sheet explains: the model (the reference defaults to a ResNet) and the device (its default is a GPU).
+Reference: `references/classification/train.py` of pytorch/vision (NOTES 2.1). Each option may be written with
+dashes, as there, or with underscores. `parse_options([])` gives the reference's defaults, with two exceptions: the
+model and the device (NOTES 2.2).
 """
 
 import argparse
@@ -43,7 +43,7 @@ def _model_name(text: str) -> str:
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options that shape the network (fact sheet 4.6)."""
+    """The options that shape the network (NOTES 4.5 to 4.7)."""
     group = Group(parser, "network")
     group.add(
         "--model",
@@ -117,7 +117,7 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add("--model_ema", action="store_true", help="keep and evaluate a moving average of the weights")
     group.add("--model_ema_steps", type=positive_int, default=32, metavar="N", help="steps between updates of it")
-    group.add("--model_ema_decay", type=probability, default=0.99998, metavar="D", help="before the sheet's adjustment")
+    group.add("--model_ema_decay", type=probability, default=0.99998, metavar="D", help="adjusted to batch and epochs")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -20,15 +20,15 @@ from tqdm import tqdm
 from visualdl import LogWriter
 
 from shared import InputError
-from shared.running.norms import use_synchronised_batch_norm
+from shared.norms import use_synchronised_batch_norm
 from shared.weights import as_numpy, load_checkpoint, save_checkpoint
 
 from convert import load_official
 from datasets import EpochBatchSampler, build_dataset, build_loader, build_mixing
-from ema import ModelAverage, adjusted_decay
+from ema import ExponentialMovingAverage, adjusted_decay
 from evaluate import dygraph_predictor, evaluate
 from losses import build_criterion
-from metrics import Meter, Meters, accuracy
+from metrics import MetricLogger, SmoothedValue, accuracy
 from models import build_model
 from optimizers import build_optimizer, build_scheduler, clip_gradients
 
@@ -100,7 +100,7 @@ class Trainer:
             decay = adjusted_decay(
                 options.model_ema_decay, self.world, options.batch_size, options.model_ema_steps, options.epochs
             )
-            self.average = ModelAverage(build_model(options), decay)
+            self.average = ExponentialMovingAverage(build_model(options), decay)
         self.scaler = paddle.amp.GradScaler(enable=options.amp and options.device == "gpu")
 
         self.epoch = self.step_in_epoch = self.step = 0
@@ -148,7 +148,7 @@ class Trainer:
     def _train_epoch(self, bar: tqdm) -> None:
         options = self.options
         self.loader.set_epoch(self.epoch, start_step=self.step_in_epoch)
-        meters = Meters(**{"examples/s": Meter(10, "{median:5.1f}")}, lr=Meter(1, "{last:.3e}"))
+        meters = MetricLogger(**{"examples/s": SmoothedValue(10, "{median:5.1f}")}, lr=SmoothedValue(1, "{value:.3e}"))
         steps = self.sampler.steps_per_epoch
         began = time.perf_counter()
         for images, labels in self.loader:
@@ -180,7 +180,7 @@ class Trainer:
             if options.checkpoint_steps and self.step % options.checkpoint_steps == 0 and self.step_in_epoch < steps:
                 self._save("latest")
         # a training that was interrupted after the last step of an epoch resumes with none left
-        loss = meters["loss"].global_average if "loss" in meters else None
+        loss = meters["loss"].global_avg if "loss" in meters else None
         self.history.append({"epoch": self.epoch, "step": self.step, "train_loss": loss})
 
     def _train_step(self, images, labels) -> tuple[float, np.ndarray, np.ndarray]:

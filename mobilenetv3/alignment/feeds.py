@@ -15,7 +15,7 @@ from options import NETWORK_OPTIONS, parse_options
 
 SEED = 2026
 MODELS = ("mobilenet_v3_small", "mobilenet_v3_large")
-#: the options of fact sheet 4.6, run in train mode on drawn weights
+#: width_mult, reduced_tail and dilated (NOTES 4.5 to 4.7), in train mode on drawn weights
 VARIANTS = {
     "width050": ["--width_mult", "0.5"],
     "width125": ["--width_mult", "1.25"],

@@ -14,9 +14,9 @@ from convert import IGNORE, RENAME, load_official
 from datasets import EpochBatchSampler, build_dataset
 from datasets.folder import ImageFolder
 from datasets.transforms import build_transform
-from ema import ModelAverage
-from losses import Criterion, build_criterion
-from metrics import Meter, accuracy
+from ema import ExponentialMovingAverage
+from losses import CrossEntropyLoss, build_criterion
+from metrics import SmoothedValue, accuracy
 from models import build_model
 from optimizers import build_optimizer, build_scheduler
 from options import parse_options
@@ -108,9 +108,9 @@ def _pictures(context: Context) -> dict[str, np.ndarray]:
 
 def metric(context: Context) -> dict:
     values, target = feeds.logits(50, 12, context.dtype), feeds.labels("metric", 50, 12)
-    acc1, acc5, loss = Meter(), Meter(), Meter(4)
+    acc1, acc5, loss = SmoothedValue(), SmoothedValue(), SmoothedValue(4)
     record = {}
-    criterion = Criterion()
+    criterion = CrossEntropyLoss()
     for step, start in enumerate(range(0, 50, 16)):  # the last batch is short
         rows = slice(start, start + 16)
         top1, top5 = accuracy(values[rows], target[rows])
@@ -118,8 +118,8 @@ def metric(context: Context) -> dict:
         acc5.update(top5, len(target[rows]))
         loss.update(float(criterion(paddle.to_tensor(values[rows]), paddle.to_tensor(target[rows]))["loss"]))
         record |= {f"batch{step}/acc1": top1, f"batch{step}/acc5": top5}
-    record |= {"acc1": acc1.global_average, "acc5": acc5.global_average, "acc1_median": acc1.median}
-    return record | {"top3": accuracy(values, target, (3,))[0], "loss": loss.global_average, "loss_median": loss.median}
+    record |= {"acc1": acc1.global_avg, "acc5": acc5.global_avg, "acc1_median": acc1.median}
+    return record | {"top3": accuracy(values, target, (3,))[0], "loss": loss.global_avg, "loss_median": loss.median}
 
 
 def loss(context: Context) -> dict:
@@ -141,7 +141,7 @@ def backward(context: Context) -> dict:
         for mode in ("train", "eval"):
             network = _loaded(context, model, "", options)
             network.train() if mode == "train" else network.eval()
-            value = Criterion()(network(images), target)["loss"]
+            value = CrossEntropyLoss()(network(images), target)["loss"]
             value.backward()
             record[f"{model}/{mode}/loss"] = value.numpy()
             gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
@@ -159,10 +159,10 @@ def _optimiser_steps(context, model, options, argv, images, target) -> dict:
     recipe = parse_options(argv)
     scheduler = build_scheduler(recipe)
     optimizer = build_optimizer(network, recipe, scheduler)
-    average = ModelAverage(_loaded(context, model, "", options), feeds.EMA_DECAY)
+    average = ExponentialMovingAverage(_loaded(context, model, "", options), feeds.EMA_DECAY)
     losses, rates = [], []
     for _ in range(feeds.OPTIMISER_STEPS):
-        value = Criterion()(network(images), target)["loss"]
+        value = CrossEntropyLoss()(network(images), target)["loss"]
         value.backward()
         losses.append(float(value))
         rates.append(optimizer.get_lr())

@@ -60,11 +60,11 @@ def split_folder(data_path: str | os.PathLike | None, split: str) -> Path:
 def classes_for(
     root: str | os.PathLike, num_classes: int, model_classes: Sequence[str] | None = None
 ) -> list[str] | None:
-    """The class names by which to label the folders in `root` (a split) for a network with `num_classes` outputs.
+    """The class names by which to label the folders of `root` (a split) for a network with `num_classes` outputs.
 
-    `model_classes`, the names that the checkpoint carries, if there are any; else the ImageNet synsets if the network
-    has 1000 outputs and all folders are synsets (a part of ImageNet is then labelled as the whole is); else None, which
-    means by rank. InputError if the labels would not fit the outputs.
+    `model_classes`, the class names in the checkpoint, where there are any; else the ImageNet synsets where the network
+    has 1000 outputs and all folders are synsets (NOTES 3.3); else None, which means by rank. InputError where the
+    labels would not fit the outputs.
     """
     folders = find_classes(root)
     if model_classes is not None:
@@ -87,7 +87,7 @@ def classes_for(
 def build_dataset(
     options: argparse.Namespace, split: str, classes: Sequence[str] | None = None, allow_empty: bool = False
 ) -> ImageFolder:
-    """The images of --data_path/`split` under the training preset ("train") or the evaluation preset ("val").
+    """The images of --data_path/`split` with the training preset ("train") or the evaluation preset ("val").
 
     `classes`: see `classes_for`. `allow_empty` accepts class folders without an image. Reads from `options`: data_path,
     seed and what `build_transform` reads. InputError as `ImageFolder` raises it.

@@ -1,7 +1,7 @@
-"""Augmentation policies on PIL images: AutoAugment, RandAugment, TrivialAugment, AugMix (fact sheet 3.4).
+"""Augmentation policies on PIL images: AutoAugment, RandAugment, TrivialAugment, AugMix (NOTES 3.12 to 3.15).
 
-Tables and magnitudes are those of torchvision 0.28; the operations are plain Pillow and equal its PIL results bit for
-bit. One difference is meant: the reference's AugMix works on tensors even for PIL images, this one works on PIL images.
+Tables and magnitudes are torchvision 0.28's; the operations are plain Pillow and equal its results on PIL images bit
+for bit. One difference is intended: the reference's AugMix turns PIL images into tensors, this one does not.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from shared import InputError
 
 # --------------------------------------------------------------------------------------------------------------------
-# Operations: (RGB image, magnitude, resample) -> RGB image of the same size. What turns into view is black.
+# Operations: (RGB image, magnitude, resample) -> RGB image of the same size, filled with black.
 # --------------------------------------------------------------------------------------------------------------------
 
 
@@ -27,7 +27,7 @@ def _enhance(enhancer: type) -> Callable:
 
 
 def _posterize(image: Image.Image, m: float, resample: Image.Resampling) -> Image.Image:
-    # AugMix's last level keeps no bit at all, which Pillow refuses
+    # AugMix's last level keeps 0 bits, which Pillow refuses
     return ImageOps.posterize(image, int(m)) if int(m) else Image.new("RGB", image.size)
 
 
@@ -50,7 +50,7 @@ OPERATIONS = {
 }
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 ENHANCERS = ("Brightness", "Color", "Contrast", "Sharpness")
-#: operations whose magnitude may turn negative
+#: operations whose magnitude may be negated
 SIGNED = frozenset(GEOMETRIC + ENHANCERS)
 
 
@@ -64,9 +64,9 @@ def apply_operation(image: Image.Image, name: str, magnitude: float, resample: I
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _ladder(first: float, last: float, bins: int) -> np.ndarray:
-    """float32 [bins] from `first` to `last`, with the rounding of torch.linspace on CPU: a float32 step, counted from
-    the nearer end, each value rounded once."""
+def _linspace(first: float, last: float, bins: int) -> np.ndarray:
+    """float32 [bins] from `first` to `last`, rounded as torch.linspace on the CPU: a float32 step, counted from the
+    nearer end, each value rounded once."""
     first, last = np.float32(first), np.float32(last)
     step = np.float64((last - first) / np.float32(bins - 1))
     rank = np.arange(bins)
@@ -75,30 +75,30 @@ def _ladder(first: float, last: float, bins: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Space:
-    """How strong each operation is at each of `bins` levels: the strongest values; the weakest is no change."""
+    """The magnitude of each operation at its last of `bins` levels; level 0 changes nothing."""
 
     bins: int
     shear: float
-    translate: Callable[[int], float]  # strongest shift in pixels of a side
+    translate: Callable[[int], float]  # pixels, of the length of the side
     rotate: float  # degrees
     enhance: float
     bits: tuple[int, int]  # Posterize: bits kept at level 0, and how many fewer at the last level
 
     def magnitudes(self, name: str, size: tuple[int, int]) -> np.ndarray | None:
-        """Unsigned magnitudes float32 [bins] of operation `name` on a picture of `size` (width, height).
+        """Unsigned magnitudes float32 [bins] of operation `name` on an image of `size` (width, height).
 
         None for the operations that have no magnitude.
         """
         if name in ENHANCERS:
-            return _ladder(0, self.enhance, self.bins)
+            return _linspace(0, self.enhance, self.bins)
         if name in ("ShearX", "ShearY"):
-            return _ladder(0, self.shear, self.bins)
+            return _linspace(0, self.shear, self.bins)
         if name in ("TranslateX", "TranslateY"):
-            return _ladder(0, self.translate(size["XY".index(name[-1])]), self.bins)
+            return _linspace(0, self.translate(size["XY".index(name[-1])]), self.bins)
         if name == "Rotate":
-            return _ladder(0, self.rotate, self.bins)
+            return _linspace(0, self.rotate, self.bins)
         if name == "Solarize":
-            return _ladder(255, 0, self.bins)
+            return _linspace(255, 0, self.bins)
         if name == "Posterize":
             most, fewer = self.bits
             return (most - np.round(np.arange(self.bins) * fewer / (self.bins - 1))).astype(np.float32)
@@ -114,7 +114,7 @@ RAND_OPERATIONS = ("Identity", *GEOMETRIC, *ENHANCERS, "Posterize", "Solarize", 
 AUGMIX_OPERATIONS = (*GEOMETRIC, "Posterize", "Solarize", "AutoContrast", "Equalize", *ENHANCERS)
 
 # --------------------------------------------------------------------------------------------------------------------
-# AutoAugment (Cubuk et al. 2019): 25 sub-policies of two operations with probability and level
+# AutoAugment (Cubuk et al. 2019): 25 sub-policies of two operations with their probability and level
 # --------------------------------------------------------------------------------------------------------------------
 
 _TABLES = {
@@ -165,17 +165,17 @@ POLICIES = {
 
 
 class AutoAugment:
-    """One of 25 sub-policies; its two operations are applied by chance. Draws: 1 policy, 2 chances, 2 signs."""
+    """One of 25 sub-policies of two operations. Draws: 1 sub-policy, 2 probabilities, 2 signs (NOTES 3.12)."""
 
     def __init__(self, dataset: str, resample: Image.Resampling):
         self.pairs, self.resample = POLICIES[dataset], resample
 
     def __call__(self, image: Image.Image, draws) -> Image.Image:
         pair = self.pairs[draws.randint(len(self.pairs))]
-        chances = [draws.rand() for _ in pair]
+        probabilities = [draws.rand() for _ in pair]
         signs = [draws.randint(2) for _ in pair]
-        for (name, probability, level), chance, sign in zip(pair, chances, signs, strict=True):
-            if chance <= probability:
+        for (name, probability, level), drawn, sign in zip(pair, probabilities, signs, strict=True):
+            if drawn <= probability:
                 magnitude = 0.0 if level is None else float(AUTO_SPACE.magnitudes(name, image.size)[level])
                 if name in SIGNED and sign == 0:
                     magnitude = -magnitude
@@ -221,7 +221,7 @@ class TrivialAugmentWide:
 
 
 class AugMix:
-    """The picture blended with three chains of one to three operations each (Hendrycks et al. 2020)."""
+    """The image blended with three chains of one to three operations each (Hendrycks et al. 2020)."""
 
     WIDTH, DEPTH = 3, 3
 
@@ -242,7 +242,7 @@ class AugMix:
             for _ in range(1 + draws.randint(self.DEPTH)):
                 chain = _random_operation(chain, draws, AUGMIX_SPACE, AUGMIX_OPERATIONS, level, self.resample)
             mix += weight * np.asarray(chain, np.float32)
-        return Image.fromarray(mix.astype(np.uint8))  # truncated, as there
+        return Image.fromarray(mix.astype(np.uint8))  # truncated, as in the reference
 
 
 def build_policy(

@@ -1,4 +1,4 @@
-"""An image folder: one sub-folder a class, read in the order of the reference (fact sheet 3.1)."""
+"""An image folder: one sub-folder per class, listed in the order of the reference (NOTES 3.1, 3.2)."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -51,19 +51,19 @@ def _walk(folder: str, parents: tuple = ()) -> list[tuple[str, list[str]]]:
     identity = (status.st_dev, status.st_ino)
     if identity in parents:
         raise InputError(f"{folder}: a link to one of its own parent folders; remove the link")
-    files, found = [], []
+    files, folders = [], []
     for entry in _scan(folder):
         if entry.is_dir():
-            found += _walk(entry.path, (*parents, identity))
+            folders += _walk(entry.path, (*parents, identity))
         else:
             files.append(entry.name)
-    return [(folder, files), *found]
+    return [(folder, files), *folders]
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
     """Paths of all images below `folder`: folders sorted by their path, file names sorted inside each.
 
-    Links are followed, hidden files count, other file types are passed over.
+    Links are followed, hidden files count, other file types are ignored.
     """
     return [
         os.path.join(parent, name)
@@ -74,7 +74,7 @@ def list_images(folder: str | os.PathLike) -> list[str]:
 
 
 def load_image(path: str | os.PathLike) -> Image.Image:
-    """The picture in `path` as an RGB image; grey, palette, CMYK pictures and the like are converted.
+    """The file `path` as an RGB image; grey, palette, CMYK and other modes are converted (NOTES 3.4).
 
     InputError if it is missing, empty, truncated, not an image, or too large to be one (Pillow's limit).
     """
@@ -86,20 +86,20 @@ def load_image(path: str | os.PathLike) -> Image.Image:
         cause = error
     except OSError as error:
         reason, cause = error.strerror or _one_line(error), error
-    except Exception as error:  # Pillow's decoders answer broken files with SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError, struct.error, ... on broken files
         reason, cause = _one_line(error), error
     raise InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from cause
 
 
 class ImageFolder(paddle.io.Dataset):
-    """`root`'s images with the label of their class folder.
+    """The images below `root` with the label of their class folder.
 
-    Labels are ranks in the sorted folder names; or, with `classes`, indices into that list: the class names of a
-    network, of which the folders may be a part in any order. `samples` is [(path, label)], `targets` the labels alone.
+    Labels are ranks of the sorted folder names or, with `classes` (the class names of a network, which may be more than
+    the folders), indices into that list. `samples` is [(path, label)], `targets` the labels alone.
 
-    What `transform(image, draws)` draws for a sample depends on (seed, epoch, index) only, never on the worker that
-    does it. A key (index, repeat) instead of an index asks for the repeat-th view of one sample in one epoch: repeat 0
-    is the view that the plain index gives.
+    What `transform(image, draws)` draws for a sample depends on (seed, epoch, index) only, not on the worker. A key
+    (index, repeat) instead of an index gives the repeat-th view of a sample in an epoch; repeat 0 is the view of the
+    plain index.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class ImageFolder(paddle.io.Dataset):
         self.targets = [label for _, label in self.samples]
 
     def set_epoch(self, epoch: int) -> None:
-        """The draws from here on are those of `epoch`."""
+        """Draw from now on as of `epoch`."""
         self.epoch = epoch
 
     def __len__(self) -> int:

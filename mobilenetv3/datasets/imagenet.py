@@ -1,4 +1,4 @@
-"""The 1000 classes of ImageNet-1k: synset ids and English names, in the order of the networks' outputs."""
+"""The 1000 classes of ImageNet-1k: synset ids and English names, in the order of the networks' outputs (NOTES 3.3)."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Mixup and cutmix of a batch (fact sheet 5; Zhang et al. 2018, Yun et al. 2019). Numpy in, numpy out.
+"""Mixup and cutmix of a batch (Zhang et al. 2018, Yun et al. 2019; NOTES 3.18, 3.19). Numpy in, numpy out.
 
-The partner of each picture is the one before it: the batch rolled by one.
+The partner of each image is the one before it: the batch rolled by one.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import numpy as np
 
 from shared import InputError
 
-# the last word of the seed: without it, step 7 would draw the same numbers as sample 7 of that epoch
+# last number of the seed: without it, step 7 would draw the same numbers as sample 7 of that epoch
 _STREAM = 0x6D6978
 
 
@@ -20,24 +20,24 @@ def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.eye(num_classes, dtype=np.float32)[labels]
 
 
-def mixup(images: np.ndarray, targets: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """`share` of each picture and its target plus the rest of its partner's: float32 [N, C, H, W] and [N, K]."""
+def mixup(images: np.ndarray, targets: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
+    """lam x + (1 - lam) x_partner of images and targets: float32 [N, C, H, W] and [N, K]."""
 
     def blend(x: np.ndarray) -> np.ndarray:
-        return x * np.float32(share) + np.roll(x, 1, axis=0) * np.float32(1 - share)
+        return x * np.float32(lam) + np.roll(x, 1, axis=0) * np.float32(1 - lam)
 
     return blend(images), blend(targets)
 
 
 def cutmix(
-    images: np.ndarray, targets: np.ndarray, share: float, centre: tuple[int, int]
+    images: np.ndarray, targets: np.ndarray, lam: float, centre: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A box of about 1 - `share` of the area, around `centre` (x, y), is the partner's: float32 [N, C, H, W], [N, K].
+    """A box of about 1 - `lam` of the area, around `centre` (x, y), is the partner's: float32 [N, C, H, W] and [N, K].
 
-    The box is clipped at the border; targets are mixed by its area after clipping.
+    The box is clipped at the border; targets are mixed by its area after that.
     """
     height, width = images.shape[2:]
-    side = 0.5 * math.sqrt(1 - share)
+    side = 0.5 * math.sqrt(1 - lam)
     half_width, half_height = int(side * width), int(side * height)
     x, y = centre
     left, right = max(x - half_width, 0), min(x + half_width, width)
@@ -45,13 +45,13 @@ def cutmix(
 
     mixed = images.copy()
     mixed[:, :, top:bottom, left:right] = np.roll(images, 1, axis=0)[:, :, top:bottom, left:right]
-    kept = 1 - (right - left) * (bottom - top) / (width * height)
-    return mixed, targets * np.float32(kept) + np.roll(targets, 1, axis=0) * np.float32(1 - kept)
+    lam = 1 - (right - left) * (bottom - top) / (width * height)
+    return mixed, targets * np.float32(lam) + np.roll(targets, 1, axis=0) * np.float32(1 - lam)
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup, cutmix, or per batch one of the two with equal chance; an alpha of 0 switches that one off."""
+    """Mixup, cutmix, or one of the two per batch with equal probability; an alpha of 0 turns that one off."""
 
     num_classes: int
     mixup_alpha: float
@@ -68,13 +68,13 @@ class Mixing:
         if use_cutmix and self.mixup_alpha > 0:
             use_cutmix = generator.random() < 0.5
         alpha = self.cutmix_alpha if use_cutmix else self.mixup_alpha
-        share = float(np.float32(generator.beta(alpha, alpha)))  # the first of a Dirichlet pair
+        lam = float(np.float32(generator.beta(alpha, alpha)))  # the first of a Dirichlet pair
         targets = one_hot(labels, self.num_classes)
         if not use_cutmix:
-            return mixup(images, targets, share)
+            return mixup(images, targets, lam)
         height, width = images.shape[2:]
         centre = int(generator.integers(width)), int(generator.integers(height))
-        return cutmix(images, targets, share, centre)
+        return cutmix(images, targets, lam, centre)
 
 
 def build_mixing(options: argparse.Namespace, num_classes: int) -> Mixing | None:

@@ -1,6 +1,7 @@
-"""The reference's evaluation and training presets on PIL images (fact sheet 3.2 and 3.3).
+"""The reference's evaluation and training presets on PIL images (NOTES 3.5 to 3.11; there `presets.py`).
 
-Bit-equal to the reference for equal draws: sizes are truncated and rounded, float32 operations ordered as there.
+Equal to the reference bit for bit, given equal draws: sizes are truncated or rounded, and float32 operations ordered,
+as there.
 """
 
 import argparse
@@ -29,7 +30,7 @@ ATTEMPTS = 10
 
 
 class Draws:
-    """The randomness of one sample, from one numpy generator. Floats have float32 values, as torch's draws have."""
+    """The random numbers of one sample, from one numpy generator; floats are float32 values, as torch draws them."""
 
     def __init__(self, generator: np.random.Generator):
         self._generator = generator
@@ -53,25 +54,24 @@ class Draws:
 
 
 def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """Shorter side to `size`, the longer one scaled and truncated."""
+    """The shorter side to `size`, the longer one in proportion, truncated (NOTES 3.5)."""
     width, height = image.size
-    shorter, longer = min(width, height), int(size * max(width, height) / min(width, height))
-    shorter = size
-    return image.resize((shorter, longer) if width <= height else (longer, shorter), resample)
+    longer = int(size * max(width, height) / min(width, height))
+    return image.resize((size, longer) if width <= height else (longer, size), resample)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle `size` x `size`; a side that is too small is padded with black on both ends, more on the far one."""
+    """The middle `size` x `size`; a smaller side is padded with black on both ends, an odd pixel behind (NOTES 3.6)."""
 
     def start(side: int) -> int:
-        return -((size - side) // 2) if side < size else round((side - size) / 2)  # round half to even, as there
+        return -((size - side) // 2) if side < size else round((side - size) / 2)  # half to even
 
     left, top = start(image.width), start(image.height)
-    return image.crop((left, top, left + size, top + size))  # Pillow fills what lies outside with black
+    return image.crop((left, top, left + size, top + size))  # Pillow fills with black outside the image
 
 
 def normalise(image: Image.Image) -> np.ndarray:
-    """RGB picture -> float32 [3, H, W]: divided by 255, minus MEAN, divided by STD, each step rounded to float32."""
+    """RGB image -> float32 [3, H, W]: divided by 255, minus MEAN, divided by STD, each step rounded to float32."""
     pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= np.float32(255)
     pixels -= MEAN
@@ -80,14 +80,14 @@ def normalise(image: Image.Image) -> np.ndarray:
 
 
 def _area_and_aspect(pixels: int, scale: tuple, ratio: tuple, draws) -> tuple[float, float]:
-    """One attempt's area (of `pixels`) and aspect ratio, which is log-uniform; logarithm and exponential in float32."""
+    """Area and log-uniform aspect ratio of one attempt in an image of `pixels`; log and exp rounded to float32."""
     area = pixels * draws.uniform(*scale)
     low, high = (float(np.float32(math.log(np.float32(end)))) for end in ratio)
     return area, float(np.float32(math.exp(draws.uniform(low, high))))
 
 
 def crop_box(width: int, height: int, draws) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a random crop of 8 to 100 % of the area; a central one after ten misfits."""
+    """Top, left, height, width of a random crop of 8 to 100 % of the area (NOTES 3.9, 3.10)."""
     for _ in range(ATTEMPTS):
         area, aspect = _area_and_aspect(width * height, CROP_SCALE, CROP_RATIO, draws)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -107,7 +107,7 @@ def crop_box(width: int, height: int, draws) -> tuple[int, int, int, int]:
 def erase_box(height: int, width: int, draws) -> tuple[int, int, int, int] | None:
     """Top, left, height, width of the box to erase, 2 to 33 % of the area; None after ten misfits.
 
-    Unlike in the crop, the aspect ratio multiplies the *height* (fact sheet 3.3).
+    Unlike in the crop, the aspect ratio multiplies the *height* (NOTES 3.11).
     """
     for _ in range(ATTEMPTS):
         area, aspect = _area_and_aspect(height * width, ERASE_SCALE, ERASE_RATIO, draws)
@@ -119,14 +119,14 @@ def erase_box(height: int, width: int, draws) -> tuple[int, int, int, int] | Non
     return None
 
 
-class EvalTransform:
+class ClassificationPresetEval:
     """Resize, centre crop, normalise."""
 
     def __init__(self, resize_size: int, crop_size: int, resample: Image.Resampling):
         self.resize_size, self.crop_size, self.resample = resize_size, crop_size, resample
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The part of `image` that the network sees, before normalisation."""
+        """The part of `image` that the network gets, before normalisation."""
         return centre_crop(resize_shorter(image, self.resize_size, self.resample), self.crop_size)
 
     def __call__(self, image: Image.Image, draws=None) -> np.ndarray:
@@ -134,8 +134,8 @@ class EvalTransform:
         return normalise(self.crop(image))
 
 
-class TrainTransform:
-    """Random crop, flip, augmentation policy, normalisation, erasing; in the reference's order of draws."""
+class ClassificationPresetTrain:
+    """Random crop, flip, augmentation policy, normalisation, erasing; draws in the reference's order (NOTES 3.8)."""
 
     def __init__(self, crop_size: int, resample: Image.Resampling, policy=None, erase_probability: float = 0.0):
         self.crop_size, self.resample = crop_size, resample
@@ -167,9 +167,9 @@ class TrainTransform:
         return self.erase(normalise(self.augment(self.crop(image, draws), draws)), draws)
 
 
-def build_transform(options: argparse.Namespace, train: bool) -> EvalTransform | TrainTransform:
+def build_transform(options: argparse.Namespace, train: bool) -> ClassificationPresetEval | ClassificationPresetTrain:
     """The preset of `options`: interpolation; val_resize_size and val_crop_size, or train_crop_size, auto_augment,
-    ra_magnitude, augmix_severity and random_erase. InputError for values without meaning."""
+    ra_magnitude, augmix_severity and random_erase. InputError for values out of range."""
     if options.interpolation not in RESAMPLE:
         raise InputError(f"--interpolation {options.interpolation}: unknown; choose one of {', '.join(RESAMPLE)}")
     resample = RESAMPLE[options.interpolation]
@@ -177,8 +177,8 @@ def build_transform(options: argparse.Namespace, train: bool) -> EvalTransform |
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: must be at least 1")
     if not train:
-        return EvalTransform(options.val_resize_size, options.val_crop_size, resample)
+        return ClassificationPresetEval(options.val_resize_size, options.val_crop_size, resample)
     if not 0 <= options.random_erase <= 1:
         raise InputError(f"--random_erase {options.random_erase}: a probability lies between 0 and 1")
     policy = build_policy(options.auto_augment, resample, options.ra_magnitude, options.augmix_severity)
-    return TrainTransform(options.train_crop_size, resample, policy, options.random_erase)
+    return ClassificationPresetTrain(options.train_crop_size, resample, policy, options.random_erase)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from paddle import nn
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
 from .layers import Hardsigmoid
 

@@ -1,8 +1,8 @@
-"""The torch twin's data side: a second way from a folder to the same tensors, for the alignment stage "data".
+"""The torch twin's data side: a second implementation from folder to tensors, for the alignment stage "data".
 
-It shares no code with `datasets/` and takes other roads where there are any: os.walk instead of scandir, padding and
-flipping and erasing on tensors, table look-ups and blends instead of ImageOps and ImageEnhance. What both must share is
-the meaning of a draw: sample `index` of `epoch` draws from `np.random.default_rng([seed, epoch, index])`.
+It shares no code with `datasets/` and uses other means where there are any: os.walk instead of scandir, padding,
+flipping and erasing on tensors, look-up tables and blends instead of ImageOps and ImageEnhance. Draws must mean the
+same in both: sample `index` of `epoch` draws from `np.random.default_rng([seed, epoch, index])`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ STD = torch.tensor([0.229, 0.224, 0.225])
 
 
 class Draws:
-    """One sample's randomness with torch's value types: float32 uniforms, int64 integers."""
+    """The random numbers of one sample in torch's types: float32 uniforms, int64 integers."""
 
     def __init__(self, seed: int, epoch: int, index: int):
         self.generator = np.random.default_rng([seed, epoch, index])
@@ -37,7 +37,7 @@ class Draws:
 
 
 def listing(root_split: str | os.PathLike) -> tuple[list[str], list[tuple[str, int]]]:
-    """(class names, [(path, label)]) of an image folder, in the reference's order (fact sheet 3.1)."""
+    """(class names, [(path, label)]) of an image folder, in the reference's order (NOTES 3.1, 3.2)."""
     top, classes, _ = next(os.walk(root_split))
     classes.sort()
     samples = []
@@ -50,7 +50,7 @@ def listing(root_split: str | os.PathLike) -> tuple[list[str], list[tuple[str, i
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """RGB picture -> uint8 [3, H, W]."""
+    """RGB image -> uint8 [3, H, W]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
@@ -60,7 +60,7 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def eval_pixels(image: Image.Image, resize_size: int, crop_size: int, interpolation: str) -> torch.Tensor:
-    """Resize, zero-pad if need be, centre crop: uint8 [3, crop, crop] (fact sheet 3.2)."""
+    """Resize, zero-pad if need be, centre crop: uint8 [3, crop, crop] (NOTES 3.5, 3.6)."""
     w, h = image.size
     new_w = resize_size if w < h else int(resize_size * w / h)
     new_h = int(resize_size * h / w) if w < h else resize_size
@@ -78,7 +78,7 @@ def _log_uniform(low: float, high: float, draws) -> float:
 
 
 def crop_box(w: int, h: int, draws) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the random crop (fact sheet 3.3)."""
+    """(left, top, right, bottom) of the random crop (NOTES 3.9, 3.10)."""
     for _ in range(10):
         area = w * h * draws.uniform(0.08, 1.0)
         aspect = _log_uniform(3 / 4, 4 / 3, draws)
@@ -93,7 +93,7 @@ def crop_box(w: int, h: int, draws) -> tuple[int, int, int, int]:
 
 
 def erase(pixels: torch.Tensor, probability: float, draws) -> torch.Tensor:
-    """Random erasing with zeros of a normalised picture [3, H, W] (fact sheet 3.3)."""
+    """Random erasing with zeros of a normalised image [3, H, W] (NOTES 3.11)."""
     if not torch.tensor(draws.rand()) < probability:
         return pixels
     _, h, w = pixels.shape
@@ -110,7 +110,7 @@ def erase(pixels: torch.Tensor, probability: float, draws) -> torch.Tensor:
     return pixels
 
 
-# AutoAugment "imagenet" (fact sheet 3.4): operations by letter, then 25 times letter, tenths (T: ten), level twice
+# AutoAugment "imagenet" (NOTES 3.12 to 3.14): operations by letter, then 25 times letter, tenths (T: ten), level twice
 LETTERS = {
     "P": "Posterize",
     "S": "Solarize",
@@ -130,7 +130,7 @@ POLICY = (
 
 
 def magnitude_table(w: int, h: int) -> dict[str, torch.Tensor]:
-    """Ten unsigned magnitudes of each operation that has any, on a picture of w x h."""
+    """Ten unsigned magnitudes of each operation that has any, on an image of w x h."""
     tops = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 150 / 331 * w, "TranslateY": 150 / 331 * h, "Rotate": 30.0}
     tops |= dict.fromkeys(["Brightness", "Color", "Contrast", "Sharpness"], 0.9)
     table = {name: torch.linspace(0.0, top, 10) for name, top in tops.items()}
@@ -177,17 +177,17 @@ def apply_operation(image: Image.Image, name: str, m: float, interpolation: str)
     if name == "Rotate":
         return image.rotate(m, resample=MODES[interpolation])
     matrix = torch.eye(2, 3, dtype=torch.float64)
-    place = {"ShearX": (0, 1), "ShearY": (1, 0), "TranslateX": (0, 2), "TranslateY": (1, 2)}[name]
-    matrix[place] = m if name.startswith("Shear") else -int(m)
+    entry = {"ShearX": (0, 1), "ShearY": (1, 0), "TranslateX": (0, 2), "TranslateY": (1, 2)}[name]
+    matrix[entry] = m if name.startswith("Shear") else -int(m)
     return image.transform(image.size, Image.AFFINE, matrix.flatten().tolist(), resample=MODES[interpolation])
 
 
 def auto_augment(image: Image.Image, interpolation: str, draws) -> Image.Image:
     """AutoAugment "imagenet"."""
     row = POLICY[6 * draws.randint(25) :][:6]
-    chances = torch.tensor([draws.rand(), draws.rand()])
+    drawn = torch.tensor([draws.rand(), draws.rand()])
     signs = torch.tensor([draws.randint(2), draws.randint(2)])
-    for half, chance, sign in zip((row[:3], row[3:]), chances, signs, strict=True):
+    for half, chance, sign in zip((row[:3], row[3:]), drawn, signs, strict=True):
         letter, tenths, level = half
         probability = 1.0 if tenths == "T" else int(tenths) / 10
         if chance > probability:
@@ -201,7 +201,7 @@ def auto_augment(image: Image.Image, interpolation: str, draws) -> Image.Image:
 
 
 def train_pixels(image: Image.Image, options: argparse.Namespace, draws) -> torch.Tensor:
-    """Crop, flip, policy: uint8 [3, crop, crop]. Of the policies the twin knows None and "imagenet" only."""
+    """Crop, flip, policy: uint8 [3, crop, crop]. The twin has no policies but "imagenet"."""
     size = (options.train_crop_size, options.train_crop_size)
     pixels = to_tensor(image.crop(crop_box(*image.size, draws)).resize(size, MODES[options.interpolation]))
     if draws.rand() < 0.5:

@@ -1,7 +1,7 @@
-"""MobileNetV3 in torch, written from the paper and the fact sheet, with the official checkpoint's tensor names.
+"""MobileNetV3 in torch, written from the paper and NOTES 4, with the official checkpoint's tensor names.
 
-It stands in for the authors' code wherever that is not at hand; the tests hold it to golden figures of the official
-code. It reads tables as text so that a slip in the Paddle port's tables cannot repeat here.
+It stands in for the official code where that is not at hand; the tests compare it with golden figures of the official
+code. It has tables of its own so that a slip in the Paddle port's tables cannot repeat here.
 """
 
 import argparse
@@ -57,8 +57,8 @@ def _convolution(c_in, c_out, kernel, act=None, stride=1, groups=1, dilation=1) 
     return nn.Sequential(conv, norm) if act is None else nn.Sequential(conv, norm, _ACTIVATIONS[act]())
 
 
-class Attention(nn.Module):
-    """Squeeze-and-excitation. The gate is relu6(x + 3) / 6."""
+class SqueezeExcitation(nn.Module):
+    """x times relu6(y + 3) / 6, y from two 1x1 convolutions of the mean."""
 
     def __init__(self, width: int, squeezed: int):
         super().__init__()
@@ -70,7 +70,7 @@ class Attention(nn.Module):
         return x * nn.functional.hardsigmoid(self.fc2(torch.relu(self.fc1(mean))))
 
 
-class Bottleneck(nn.Module):
+class InvertedResidual(nn.Module):
     """One row of the tables."""
 
     def __init__(self, c_in, c_out, expansion, kernel, act, stride, attention, dilation):
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
         spatial_stride = stride if dilation == 1 else 1
         self.block.append(_convolution(expansion, expansion, kernel, act, spatial_stride, expansion, dilation))
         if attention:
-            self.block.append(Attention(expansion, round_width(expansion // 4)))
+            self.block.append(SqueezeExcitation(expansion, round_width(expansion // 4)))
         self.block.append(_convolution(expansion, c_out, 1))
 
     def forward(self, x):
@@ -106,7 +106,9 @@ class ReferenceMobileNetV3(nn.Module):
                 expansion //= 2
             expansion, c_out = round_width(expansion * width), round_width(c_out * width)
             dilation = 2 if dilated and from_end <= 3 else 1
-            stages.append(Bottleneck(c_in, c_out, expansion, int(kernel), act, int(stride), attention == "s", dilation))
+            stages.append(
+                InvertedResidual(c_in, c_out, expansion, int(kernel), act, int(stride), attention == "s", dilation)
+            )
             c_in = c_out
         stages.append(_convolution(c_in, 6 * c_in, 1, "HS"))
         self.features = nn.Sequential(*stages)

@@ -1,4 +1,4 @@
-"""torch's own optimisers, schedules, averages and accuracy, set up as the reference recipe does."""
+"""torch's own optimisers, schedules and averages, set up as the reference's script does, and its accuracy."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def build_optimizer(network: torch.nn.Module, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """The optimiser of --opt over all parameters (fact sheet 6.1)."""
+    """The optimiser of --opt over all parameters (NOTES 6.1)."""
     common = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.opt == "rmsprop":
         return torch.optim.RMSprop(network.parameters(), alpha=0.9, eps=0.0316, momentum=options.momentum, **common)
@@ -34,7 +34,7 @@ def build_scheduler(optimizer: torch.optim.Optimizer, options: argparse.Namespac
 
 
 def build_average(network: torch.nn.Module, decay: float) -> AveragedModel:
-    """Moving average over parameters and buffers (fact sheet 6.5)."""
+    """Moving average over parameters and buffers (NOTES 6.8)."""
 
     def average(old, new, count):
         return decay * old + (1 - decay) * new
@@ -43,6 +43,6 @@ def build_average(network: torch.nn.Module, decay: float) -> AveragedModel:
 
 
 def topk_accuracy(logits: torch.Tensor, target: torch.Tensor, ks: tuple[int, ...]) -> list[float]:
-    """Percent of rows whose target is among the k largest, for each k."""
-    found = logits.topk(max(ks), dim=1).indices == target.view(-1, 1)
-    return [float(found[:, :k].any(1).float().sum() * (100.0 / target.numel())) for k in ks]
+    """Percentage of rows whose target is among the k largest logits, for each k."""
+    correct = logits.topk(max(ks), dim=1).indices == target.view(-1, 1)
+    return [float(correct[:, :k].any(1).float().sum() * (100.0 / target.numel())) for k in ks]

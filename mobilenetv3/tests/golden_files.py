@@ -14,7 +14,7 @@ from PIL import Image
 from shared.align.formula import formula_input, formula_state, read_shapes
 
 from datasets import load_image
-from datasets.transforms import EvalTransform
+from datasets.transforms import ClassificationPresetEval
 from options import parse_options
 
 COMMITTED = Path(__file__).parent / "golden"
@@ -59,7 +59,7 @@ class Golden:
 
     def photos(self) -> np.ndarray:
         """The photographs of `meta/images` under the evaluation preset, float32 [N, 3, 224, 224]."""
-        transform = EvalTransform(256, 224, Image.Resampling.BILINEAR)
+        transform = ClassificationPresetEval(256, 224, Image.Resampling.BILINEAR)
         return np.stack([transform(load_image(PHOTOS / str(name))) for name in self["meta/images"]])
 
     def inputs(self) -> list[str]:

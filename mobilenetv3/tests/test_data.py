@@ -154,7 +154,7 @@ def port_crop_box(width, height, draws):
 
 
 def port_erase(pixels, probability, draws):
-    return transforms.TrainTransform(1, None, None, probability).erase(pixels, draws)
+    return transforms.ClassificationPresetTrain(1, None, None, probability).erase(pixels, draws)
 
 
 def twin_erase(pixels, probability, draws):
@@ -216,7 +216,7 @@ def test_golden_folder(golden, case, side, tmp_path):
 
 @pytest.mark.parametrize("golden, name", cases("data/auto/space/(.+)"))
 def test_golden_magnitudes(golden, name):
-    width, height = 192, 224  # fact sheet 9.2
+    width, height = 192, 224  # NOTES 9.6
     *expected, signed = golden[f"data/auto/space/{name}"]
     assert (name in autoaugment.SIGNED) == bool(signed)
     magnitudes = autoaugment.AUTO_SPACE.magnitudes(name, (width, height))
@@ -456,7 +456,7 @@ def test_crop_falls_back_to_the_centre():
 
 
 def test_erasing_is_the_mean_colour_and_keeps_its_probability():
-    transform = transforms.TrainTransform(40, Image.Resampling.BILINEAR, None, 0.3)
+    transform = transforms.ClassificationPresetTrain(40, Image.Resampling.BILINEAR, None, 0.3)
     erased = [
         (transform.erase(np.ones((3, 40, 40), np.float32), transforms.Draws(np.random.default_rng(seed))) == 0).mean()
         for seed in range(400)
@@ -935,7 +935,7 @@ def test_mixing_draws_and_choice():
 # Class names
 # --------------------------------------------------------------------------------------------------------------------
 
-# fact sheet 3.1
+# NOTES 3.3
 INDEX_OF = {
     "n01532829": 12,
     "n01770081": 70,

@@ -1,6 +1,6 @@
-"""The network, its twin, and their training steps against figures of the official code (fact sheet 9.1).
+"""The network, its twin, and their training steps against figures of the official code (NOTES 9.1 to 9.4).
 
-Limits are the sheet's. `suffix` is "" for the float32 run of the official code and "64" for its float64 run.
+Limits: NOTES 9.4. `suffix` is "" for the float32 run of the official code and "64" for its float64 run.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from shared.align.formula import read_shapes
 from shared.convert import plan
 from shared.weights import as_numpy
 
-from ema import ModelAverage
+from ema import ExponentialMovingAverage
 from golden_files import COMMITTED, golden, model_files
-from losses import Criterion
+from losses import CrossEntropyLoss
 from models import build_model
 from optimizers import build_optimizer
 from options import parse_options
@@ -122,7 +122,7 @@ def check_top5(file, name: str, logits: np.ndarray) -> None:
 
 def check_cross_entropy(file, name: str, suffix: str, logits: np.ndarray) -> None:
     label = paddle.to_tensor(file[f"input/{name}/label"])
-    loss = float(Criterion()(paddle.to_tensor(logits), label)["loss"])
+    loss = float(CrossEntropyLoss()(paddle.to_tensor(logits), label)["loss"])
     assert loss == pytest.approx(float(file[f"loss{suffix}/{name}/cross_entropy"]), rel=1e-6)
 
 
@@ -135,7 +135,7 @@ def test_loss_and_gradients(file, mode, dtype, suffix):
     if dtype == "float32":
         use_gates_of_float64(file, model)
     label = paddle.to_tensor(file["input/batch/label"])
-    loss = Criterion()(model(paddle.to_tensor(pictures(file, "batch", dtype))), label)["loss"]
+    loss = CrossEntropyLoss()(model(paddle.to_tensor(pictures(file, "batch", dtype))), label)["loss"]
     loss.backward()
     assert float(loss) == pytest.approx(
         float(file[f"loss{suffix}/batch/{mode}"]), rel=1e-5 if dtype == "float32" else 1e-7
@@ -195,12 +195,12 @@ RUNS = {
 def test_optimiser_steps(file, run, dtype, suffix):
     model = port(file, dtype, "--dropout", "0")
     optimizer = build_optimizer(model, parse_options(RUNS[run]), float(file[f"{run}/lr"][0]))
-    average = ModelAverage(port(file, dtype), float(file["train/ema_decay"]))
+    average = ExponentialMovingAverage(port(file, dtype), float(file["train/ema_decay"]))
     images, label = paddle.to_tensor(pictures(file, "batch", dtype)), paddle.to_tensor(file["input/batch/label"])
     losses = []
     for rate in file[f"{run}/lr"]:
         model.eval() if run == "train_eval_sgd" else model.train()
-        loss = Criterion()(model(images), label)["loss"]
+        loss = CrossEntropyLoss()(model(images), label)["loss"]
         loss.backward()
         losses.append(float(loss))
         optimizer.set_lr(float(rate))

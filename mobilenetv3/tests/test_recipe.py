@@ -1,16 +1,16 @@
-"""Optimisers, schedules, averages, losses and metrics against figures of the official code (fact sheet 9.3)."""
+"""Optimisers, schedules, averages, losses and metrics against figures of the official code (NOTES 9.5)."""
 
 import numpy as np
 import paddle
 import pytest
 import torch
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
-from ema import ModelAverage, adjusted_decay, average_checkpoints
+from ema import ExponentialMovingAverage, adjusted_decay, average_checkpoints
 from golden_files import train_files
-from losses import Criterion, build_criterion
-from metrics import Meter, Meters, accuracy
+from losses import CrossEntropyLoss, build_criterion
+from metrics import MetricLogger, SmoothedValue, accuracy
 from optimizers import RMSprop, build_optimizer, build_scheduler, clip_gradients
 from options import parse_options
 from reference import training as reference
@@ -152,7 +152,7 @@ def test_clipping_takes_all_gradients_together():
 
 @pytest.mark.parametrize("file", FILES)
 def test_moving_average(file):
-    """The sheet's series: weight and running variance of a norm of three channels, and a whole number."""
+    """The golden series: weight and running variance of a norm of three channels, and an integer buffer."""
 
     class Holder(paddle.nn.Layer):
         def __init__(self):
@@ -160,7 +160,7 @@ def test_moving_average(file):
             self.norm = BatchNorm2D(3)
             self.register_buffer("count", paddle.zeros([1], "int64"))
 
-    model, average = Holder(), ModelAverage(Holder(), float(file["ema/decay"]))
+    model, average = Holder(), ExponentialMovingAverage(Holder(), float(file["ema/decay"]))
     found = []
     for step, row in enumerate(file["ema/model"]):
         model.norm.weight.set_value(row[:3].astype(np.float32))
@@ -221,14 +221,14 @@ def test_edge_cases_of_the_loss():
         for smoothing in (0.0, 0.1):
             a = paddle.to_tensor(x, stop_gradient=False)
             b = torch.tensor(x, requires_grad=True)
-            loss = Criterion(smoothing)(a, paddle.to_tensor(target))["loss"]
+            loss = CrossEntropyLoss(smoothing)(a, paddle.to_tensor(target))["loss"]
             expected = torch.nn.functional.cross_entropy(b, torch.tensor(target), label_smoothing=smoothing)
             loss.backward()
             expected.backward()
             np.testing.assert_allclose(float(loss), expected.item(), rtol=1e-12)
             np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), atol=1e-12)
     with pytest.raises((IndexError, ValueError)):
-        Criterion()(paddle.to_tensor(x), paddle.to_tensor([0, 1, 3]))
+        CrossEntropyLoss()(paddle.to_tensor(x), paddle.to_tensor([0, 1, 3]))
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -239,21 +239,21 @@ def test_metrics(file):
     np.testing.assert_allclose(reference.topk_accuracy(torch.tensor(logits), torch.tensor(target), (1, 5)),
                                file["metric/top1_top5"], atol=1e-6)  # fmt: skip
 
-    meters = Meters(loss=Meter(), acc1=Meter(), acc5=Meter())
+    meters = MetricLogger(loss=SmoothedValue(), acc1=SmoothedValue(), acc5=SmoothedValue())
     for rows in np.split(np.arange(len(target)), [7, 14]):
-        loss = Criterion()(paddle.to_tensor(logits[rows]), paddle.to_tensor(target[rows]))["loss"]
+        loss = CrossEntropyLoss()(paddle.to_tensor(logits[rows]), paddle.to_tensor(target[rows]))["loss"]
         acc1, acc5 = accuracy(logits[rows], target[rows])
         meters.update(loss=float(loss))
         meters.update(len(rows), acc1=acc1, acc5=acc5)
-    averages = [meters[name].global_average for name in ("acc1", "acc5", "loss")]
+    averages = [meters[name].global_avg for name in ("acc1", "acc5", "loss")]
     np.testing.assert_allclose(averages, file["metric/batches_7_7_3"], atol=1e-6)
-    assert str(meters) == str(file["metric/log_line"])
+    assert meters.line() == str(file["metric/log_line"])
 
-    meter = Meter(4)
+    meter = SmoothedValue(4)
     for value in file["metric/meter_series"]:
         meter.update(float(value))
-    found = [meter.median, meter.average, meter.global_average, meter.maximum, meter.last]
-    np.testing.assert_allclose(found, file["metric/meter"], atol=1e-6)
+    median, _, global_avg, _, value = file["metric/meter"]
+    np.testing.assert_allclose([meter.median, meter.global_avg, meter.value], [median, global_avg, value], atol=1e-6)
 
 
 def test_soft_targets_count_their_largest_entry():

@@ -76,7 +76,7 @@ def test_conversion_back_returns_the_same_bits(official, converted, tmp_path):
 
 
 def test_a_training_checkpoint_of_the_reference_converts(official, tmp_path):
-    """Nested, with `module.` prefixes, an averaged model and argparse options beside it (fact sheet 1.2)."""
+    """Nested, with `module.` prefixes, an averaged model and argparse options beside it (NOTES 1.3)."""
     import argparse
 
     state = torch.load(official, weights_only=True)
@@ -144,7 +144,7 @@ def test_both_engines_evaluate_alike(converted, tmp_path):
 
 
 def test_folders_of_synsets_are_labelled_as_in_imagenet(tmp_path):
-    """A part of ImageNet keeps the whole's labels under a network of 1000 classes (fact sheet 3.1)."""
+    """A part of ImageNet keeps the whole's labels under a network of 1000 classes (NOTES 3.3)."""
     from PIL import Image
 
     from datasets import SYNSETS, build_dataset, classes_for
