@@ -1,7 +1,8 @@
-"""What the five paper folders share: weight files and conversion, records and diffing. Nothing else.
+"""What the papers share: weight files, the alignment of two networks, the plumbing of a run; no policy of a paper.
 
 `InputError` and `run` are the one rule for bad input: a script that meets something only its user can mend raises
-`InputError`; `run` prints it as one line and ends with exit status 2.
+`InputError`; `run` prints it as one line and ends with exit status 2. Importing this package changes nothing in the
+process: scripts call `set_up` before they import Paddle.
 """
 
 import argparse
@@ -12,22 +13,19 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-# Paddle says so at every import, and nothing here is recompiled often enough to want ccache.
-warnings.filterwarnings("ignore", message="No ccache found")
 
+def set_up() -> None:
+    """Prepare the process for Paddle; every script calls it once, before Paddle is imported.
 
-def _choose_kernels() -> None:
-    """Let the MKL in Paddle 3.3 use AVX2 on processors that are not Intel's; it would run them without, at half speed.
-
-    MKL reads the variable when it first computes. A value that the user set stays (0: MKL's own choice).
+    It silences Paddle's note about ccache, which it prints at every import. And it lets the MKL in Paddle 3.3 use AVX2
+    on processors that are not Intel's, where MKL would run without, at half speed: MKL reads the variable when it first
+    computes. A value that the user set stays (0: MKL's own choice).
     """
+    warnings.filterwarnings("ignore", message="No ccache found")
     with contextlib.suppress(OSError):
         processor = Path("/proc/cpuinfo").read_text()
         if "AuthenticAMD" in processor and " avx2 " in processor and " fma " in processor:
             os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-
-
-_choose_kernels()
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import json
+import math
 import os
 import re
 import secrets
@@ -54,6 +56,21 @@ def atomic_write(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
 def atomic_write_text(path: str | Path, text: str) -> None:
     """`atomic_write` of a text in UTF-8."""
     atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """`atomic_write` of a JSON value, indented; NaN and infinities, which JSON has no form for, become null."""
+    text = json.dumps(finite(value), indent=1, allow_nan=False, default=lambda scalar: finite(scalar.item()))
+    atomic_write_text(path, text + "\n")
+
+
+def finite(value: Any) -> Any:
+    """A JSON value with None in place of NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_error(path: Path, error: OSError) -> InputError:
@@ -117,6 +134,13 @@ def reading(path: Path, trouble: str) -> Iterator[None]:
         raise InputError(one_line(f"{path}: {error}")) from error
     except Exception as error:
         raise InputError(one_line(f"{path}: {trouble} ({type(error).__name__}: {str(error)[:120]})")) from error
+
+
+def read_json(path: str | Path, what: str, remedy: str = "make it anew") -> Any:
+    """The JSON value in a file; InputError of one line, which calls the file `what`, for anything else in it."""
+    path = Path(path)
+    with reading(path, f"cannot be read as {what}; {remedy}"):
+        return json.loads(path.read_bytes())
 
 
 def head(path: Path) -> bytes:

@@ -4,11 +4,12 @@ Which options there are, and their defaults, is each paper's own.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from shared import HelpFormatter, InputError
+from shared.files import one_line, read_json
 
 # ------------------------------------------------------------------------------------ types of add_argument
 
@@ -31,6 +32,16 @@ def positive_int(text: str) -> int:
 def count(text: str) -> int:
     """A whole number from 0 on."""
     return _checked(text, int(text), lambda value: value >= 0, "negative")
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """The type of a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        return _checked(text, int(text), lambda value: least <= value <= most, f"not from {least} to {most}")
+
+    parse.__name__ = "int"  # argparse names it when the text is no number
+    return parse
 
 
 def finite(text: str) -> float:
@@ -120,23 +131,88 @@ def parse_with_defaults(
 # ------------------------------------------------------------------------------------ weights
 
 
-def remembered_state(weights: str | None, names: Iterable[str], *others: str) -> dict:
-    """What the training checkpoint behind `weights` says: {"options": {name: value}} and the state's `others`.
+def parse_for_weights(
+    parse: Callable[..., argparse.Namespace],
+    argv: Sequence[str] | None,
+    parser: argparse.ArgumentParser,
+    remember: Callable[[str | None], dict],
+    hint: str,
+    needed: bool = True,
+    files: Sequence[str] = (),
+) -> argparse.Namespace:
+    """`parse(argv, parser, defaults)`, where the network's options of a given checkpoint are the defaults.
 
-    `weights` is a checkpoint folder or a file in one; {} for any other file. InputError where its state cannot be
-    understood.
+    The checkpoint is --resume, or else --weights; `remember(path)` gives {name: value} of it (`remembered_options`).
+    `needed`: --weights must be given. `files` are further options that name files. InputError where one of them names
+    nothing that is there, with `hint` as the remedy.
     """
+    names = [name for name in ("resume", "weights", *files) if any(name == a.dest for a in parser._actions)]
+    first = parser.parse_args(argv)
+    require_files(first, names, hint, needed="weights" if needed else None)
+    sources = [getattr(first, name) for name in ("resume", "weights") if name in names]
+    return parse(argv, parser, remember(next(filter(None, sources), None)))
+
+
+def remembered_options(weights: str | None, parser: argparse.ArgumentParser, names: Iterable[str]) -> dict[str, Any]:
+    """The values of the options `names` that the training checkpoint behind `weights` was made with.
+
+    `weights` is a checkpoint folder or a file in one; {} for any other file. Every value is checked as `parser` checks
+    its option. InputError where the state cannot be read or a value is missing or unfit.
+    """
+    file, state = read_state(weights)
+    if file is None:
+        return {}
+    options = state.get("options")
+    if not isinstance(options, dict):
+        raise InputError(f"{file}: holds no options; give another checkpoint")
+    actions = {action.dest: action for action in parser._actions}
+    return {name: _checked_value(actions[name], name, options, file) for name in names}
+
+
+def read_state(weights: str | None) -> tuple[Path | None, dict[str, Any]]:
+    """The state file of the checkpoint behind `weights` and what it holds; (None, {}) where there is none."""
     if not weights:
-        return {}
+        return None, {}
     path = Path(weights)
-    state_file = (path if path.is_dir() else path.parent) / "state.json"
-    if not state_file.is_file():
-        return {}
+    file = (path if path.is_dir() else path.parent) / "state.json"
+    if not file.is_file():
+        return None, {}
+    state = read_json(file, "a checkpoint's state", "give another checkpoint")
+    if not isinstance(state, dict):
+        raise InputError(f"{file}: not a checkpoint's state; give another checkpoint")
+    return file, state
+
+
+def _checked_value(action: argparse.Action, name: str, options: Mapping[str, Any], file: Path) -> Any:
+    """The value of an option as the command line would take it; InputError for one that it would not."""
+    value = options.get(name)
+    if name not in options:
+        raise InputError(f"{file}: lacks the option {name}; give another checkpoint")
+    if value is None and action.default is None:
+        return None
+    several = action.nargs in ("+", "*") or isinstance(action.nargs, int) and action.nargs > 0
     try:
-        state = json.loads(state_file.read_text(encoding="utf-8"))
-        return {"options": {name: state["options"][name] for name in names}} | {name: state[name] for name in others}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{state_file}: not a checkpoint's state ({type(error).__name__}); train again") from error
+        if action.nargs == 0:
+            right = isinstance(value, bool)
+        elif several:
+            right = isinstance(value, list) and action.nargs in ("+", "*", len(value))
+            right = right and all(_is_fit(action, item) for item in value)
+        else:
+            right = _is_fit(action, value)
+    except (argparse.ArgumentTypeError, ValueError, TypeError, OverflowError):
+        right = False
+    if not right:
+        told = one_line(f"{value!r:.60}" if not isinstance(value, int) or abs(value) < 10**18 else "a number too large")
+        raise InputError(f"{file}: {name} is {told}, which --{name} does not take; give another checkpoint")
+    return value
+
+
+def _is_fit(action: argparse.Action, value: Any) -> bool:
+    if action.choices is not None and value not in action.choices:
+        return False
+    if action.type is None:
+        return isinstance(value, str)
+    return not isinstance(value, list | dict) and action.type(str(value)) == value
 
 
 def require_files(options: argparse.Namespace, names: Iterable[str], hint: str, needed: str | None = None) -> None:

@@ -5,7 +5,7 @@ import paddle
 import pytest
 import torch
 
-from shared.running.norms import BatchNorm2D, use_synchronised_batch_norm
+from shared.norms import BatchNorm2D, use_synchronised_batch_norm
 
 
 @pytest.mark.parametrize(
