@@ -1,15 +1,15 @@
-"""The labels of Cityscapes and the 19 classes that are trained and evaluated (fact sheet 3.2)."""
+"""The labels of Cityscapes and the 19 classes that are trained and evaluated (NOTES 3.3)."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-#: train id of the pixels that neither losses nor metrics count
+#: train id of the pixels that losses and metrics ignore
 IGNORE = 255
 
 
 class Label(NamedTuple):
-    """One row of the table: `id` as in the labelIds pictures, `train_id` 0..18, IGNORE or -1, `colour` in RGB."""
+    """One row of the table: `id` as in the labelIds files, `train_id` 0..18, IGNORE or -1, `colour` in RGB."""
 
     id: int
     name: str
@@ -66,7 +66,7 @@ CLASS_NAMES = tuple(label.name for label in _EVALUATED)
 #: their colours, uint8 [19, 3] in RGB
 PALETTE = np.array([label.colour for label in _EVALUATED], np.uint8)
 
-# Ids without a row stay as they are, as in the reference. The last place is that of id -1.
+# ids without a row stay as they are, as in the reference; the last entry is that of id -1
 _TRAIN_ID_OF = np.append(np.arange(256), -1)
 _ID_OF = np.zeros(256, np.uint8)
 for _label in LABELS:
@@ -81,5 +81,5 @@ def to_train_ids(ids: np.ndarray) -> np.ndarray:
 
 
 def to_label_ids(train_ids: np.ndarray) -> np.ndarray:
-    """Train ids 0..255 -> label ids, uint8, as the Cityscapes test server wants them; what is no class becomes 0."""
+    """Train ids 0..255 -> label ids, uint8, as the Cityscapes test server wants them; other values become 0."""
     return _ID_OF[train_ids]

@@ -19,7 +19,7 @@ from models import build_classifier, build_model
 from models.stdcnet import STAGES
 from options import add_network_options, parse_options
 
-#: the network uses the official names, so no rules are needed (fact sheet 4.2 and 4.3)
+#: the network uses the official names, so no rules are needed
 RENAME: tuple = ()
 IGNORE: tuple = ()
 

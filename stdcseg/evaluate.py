@@ -22,7 +22,7 @@ from shared.running.options import positive_float, positive_int
 from shared.weights import atomic_write_text
 
 from convert import load_official
-from datasets import CLASS_NAMES, Cityscapes, EpochBatchSampler, EvalTransform, build_loader
+from datasets import CLASS_NAMES, CityScapes, EpochBatchSampler, EvalTransform, build_loader
 from inference import Protocol, Segment
 from metrics import ConfusionMatrix
 from models import build_model
@@ -51,7 +51,7 @@ def inference_segment(model: paddle.nn.Layer, options: argparse.Namespace) -> Se
 
 
 def evaluate_protocols(
-    segment: Segment, dataset: Cityscapes, options: argparse.Namespace, protocols: Sequence[Protocol]
+    segment: Segment, dataset: CityScapes, options: argparse.Namespace, protocols: Sequence[Protocol]
 ) -> list[ConfusionMatrix]:
     """The confusion matrix over `dataset` by each protocol, all processes' shares together.
 
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         protocols.append(Protocol(tuple(options.multi_scale), options.flip, options.crop_eval))
 
     paddle.set_device(options.device)
-    dataset = Cityscapes(options.data_path, options.split, EvalTransform())  # whole pictures, of train too
+    dataset = CityScapes(options.data_path, options.split, EvalTransform())  # whole pictures, of train too
     model = build_model(options)
     load_official(model, options.weights)
     segment = dygraph_segment(model) if options.engine == "dygraph" else inference_segment(model, options)

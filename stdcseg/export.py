@@ -28,7 +28,7 @@ from shared.deploying.export import (
 )
 
 from convert import load_official
-from models import STDCSeg, build_model, fold_norms
+from models import BiSeNet, build_model, fold_norms
 from options import NETWORK_OPTIONS, build_parser, parse_options_for_weights
 
 LIMIT = 1e-4  # largest difference of an exported network's logits, of their largest where that is above 1
@@ -38,7 +38,7 @@ CHECKED = (1, 3, 256, 512)  # shape of the picture that the graphs are compared 
 class _Deployed(paddle.nn.Layer):
     """What is deployed of a network: its main output, from plain batch norms."""
 
-    def __init__(self, model: STDCSeg):
+    def __init__(self, model: BiSeNet):
         super().__init__()
         self.network = copy.deepcopy(model)
         fold_norms(self.network)
@@ -48,7 +48,7 @@ class _Deployed(paddle.nn.Layer):
         return self.network.segment(images)
 
 
-def export_inference(model: STDCSeg, folder: Path) -> Path:
+def export_inference(model: BiSeNet, folder: Path) -> Path:
     """Write `folder`/inference.json and inference.pdiparams; any batch, any picture size. Returns the common prefix.
 
     `model` stays as it is.
@@ -57,7 +57,7 @@ def export_inference(model: STDCSeg, folder: Path) -> Path:
     return save_graph(_Deployed(model), spec, folder / "inference")
 
 
-def exported_predictor(model: STDCSeg, options: argparse.Namespace) -> Engine:
+def exported_predictor(model: BiSeNet, options: argparse.Namespace) -> Engine:
     """Export to a temporary folder and return the engine; the folder is gone when it returns."""
     with tempfile.TemporaryDirectory() as folder:
         return inference_engine(export_inference(model, Path(folder)), options.device)

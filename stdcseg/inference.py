@@ -1,4 +1,4 @@
-"""Label maps of whole pictures: at one scale, summed over scales and flips, in sliding windows (fact sheet 7.1, 7.2).
+"""Label maps of whole pictures: at one scale, summed over scales and flips, in sliding windows (NOTES 7.1, 7.3).
 
 Everything takes a `segment` function, images [N, 3, H, W] -> logits [N, K, H, W], both of one size: the network's
 `segment`, an exported graph, or any other. What comes out has the dtype of the images.
@@ -125,7 +125,7 @@ class Protocol:
     """How pictures become label maps: seen at which scales, mirrored too or not, whole or in windows.
 
     Several scales are summed: their softmaxes, or with `crop` their windows' scores. The reference's own sum over
-    scales takes the unscaled picture every time (fact sheet 7.2); here each scale is taken.
+    scales takes the unscaled picture every time (NOTES 7.4); here each scale is taken.
     """
 
     scales: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Parameter groups, optimiser and learning-rate schedules (fact sheet section 6)."""
+"""Parameter groups, optimiser and learning-rate schedules (NOTES 6)."""
 
 import argparse
 
@@ -6,22 +6,22 @@ import paddle
 from paddle import nn
 from paddle.optimizer import lr as schedules
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
 from losses import Criterion
-from models.layers import ABN
-from models.stdcseg import STDCSeg
+from models import BiSeNet
+from models.layers import InPlaceABNSync
 
-HEAD_FACTOR = 10.0  # learning rate of fusion and heads, in base rates
+HEAD_FACTOR = 10.0  # learning rate of the fusion module and the heads, in base rates
 EARLIER_PORT_END = 1e-5  # last rate of Warmup_PolyDecay
 
 
-def parameter_groups(model: STDCSeg, criterion: Criterion, options: argparse.Namespace) -> list[dict]:
+def parameter_groups(model: BiSeNet, criterion: Criterion, options: argparse.Namespace) -> list[dict]:
     """The reference's five groups, in its order: {"names", "params", "weight_decay", "learning_rate" (a factor)}.
 
-    Convolutions and norms of the context path, convolutions and norms of fusion and heads, and the fuse kernel. The
-    backbone's own norms are in none, as there: they keep the values they start with. --train_backbone_norms puts them
-    among the norms of the context path.
+    Convolutions and norms of the context path, convolutions and norms of the fusion module and the heads, and the fuse
+    kernel (NOTES 6.2). The backbone's norms are in no group and keep their initial values (NOTES 6.3), unless
+    --train_backbone_norms puts them among the norms of the context path.
     """
     groups = [([], options.weight_decay, 1.0), ([], 0.0, 1.0)]
     groups += [([], options.weight_decay, HEAD_FACTOR), ([], 0.0, HEAD_FACTOR)]
@@ -29,7 +29,7 @@ def parameter_groups(model: STDCSeg, criterion: Criterion, options: argparse.Nam
         first = 0 if name.startswith("cp.") else 2
         if isinstance(layer, nn.Conv2D | nn.Linear):
             groups[first][0].append((f"{name}.weight", layer.weight))
-        elif isinstance(layer, ABN) or (isinstance(layer, BatchNorm2D) and options.train_backbone_norms):
+        elif isinstance(layer, InPlaceABNSync) or (isinstance(layer, BatchNorm2D) and options.train_backbone_norms):
             groups[first + 1][0].extend([(f"{name}.weight", layer.weight), (f"{name}.bias", layer.bias)])
     groups.append(([("fuse_kernel", criterion.detail.fuse_kernel)], options.weight_decay, 1.0))
     return [
@@ -44,11 +44,11 @@ def parameter_groups(model: STDCSeg, criterion: Criterion, options: argparse.Nam
 
 
 def build_optimizer(
-    model: STDCSeg, criterion: Criterion, options: argparse.Namespace, learning_rate
+    model: BiSeNet, criterion: Criterion, options: argparse.Namespace, learning_rate
 ) -> paddle.optimizer.Momentum:
     """SGD with momentum over the reference's groups; `learning_rate` is a float or a scheduler.
 
-    Weight decay is added to the gradient, as torch does. What has no gradient (unused heads) stays as it is.
+    Weight decay is added to the gradient, as in torch. Parameters without gradient (unused heads) do not change.
     """
     groups = parameter_groups(model, criterion, options)
     groups = [{key: value for key, value in group.items() if key != "names"} for group in groups]
@@ -56,7 +56,7 @@ def build_optimizer(
 
 
 class WarmupPoly(schedules.LRScheduler):
-    """The reference's schedule by iteration: exponential warm-up, then a polynomial decay to 0 (fact sheet 6.2).
+    """The reference's schedule by iteration: exponential warm-up, then a polynomial decay to 0 (NOTES 6.5).
 
     it <= warmup_steps: start (lr0 / start)^(it / warmup_steps);
     after that: lr0 (1 - (it - warmup_steps) / (max_iter - warmup_steps))^power.
@@ -78,13 +78,13 @@ class WarmupPoly(schedules.LRScheduler):
 def warmup_poly_decay(
     lr0: float, warmup_steps: int, warmup_start_lr: float, max_iter: int, power: float
 ) -> schedules.LRScheduler:
-    """The earlier Paddle port's Warmup_PolyDecay: linear warm-up, polynomial decay to 1e-5 (fact sheet 6.7)."""
+    """The earlier Paddle port's Warmup_PolyDecay: linear warm-up, polynomial decay to 1e-5 (NOTES 6.6)."""
     steps = max_iter - warmup_steps
     decay = schedules.PolynomialDecay(lr0, decay_steps=steps, end_lr=EARLIER_PORT_END, power=power)
     return schedules.LinearWarmup(decay, warmup_steps, start_lr=warmup_start_lr, end_lr=lr0)
 
 
 def build_scheduler(options: argparse.Namespace) -> schedules.LRScheduler:
-    """The schedule of --lr_scheduler; call `step()` after every iteration. Fusion and heads get 10 times its rate."""
+    """The schedule of --lr_scheduler, the base rate; call `step()` after every iteration."""
     kind = {"warmup_poly": WarmupPoly, "Warmup_PolyDecay": warmup_poly_decay}[options.lr_scheduler]
     return kind(options.lr, options.warmup_steps, options.warmup_start_lr, options.max_iter, options.power)

@@ -1,6 +1,6 @@
 """Every option of this folder: the reference's names and defaults, grouped.
 
-Reference: `train.py` of MichaelFan01/STDC-Seg (fact sheet section 2); its constants are options here, with
+Reference: `train.py` of MichaelFan01/STDC-Seg (NOTES 2); its constants are options here, with
 that constant as default. Each option may be written with dashes or with underscores. `parse_options([])` gives the
 reference's defaults with one exception: its default backbone, CatNetSmall, does not exist; here it is STDCNet813.
 """
@@ -16,12 +16,12 @@ from shared.running.options import (
     grouped_parser,
     not_negative,
     open_share,
+    parse_for_weights,
     parse_with_defaults,
     positive_float,
     positive_int,
-    remembered_state,
-    require_files,
 )
+from shared.running.options import remembered_options as read_remembered
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -38,12 +38,12 @@ NETWORK_OPTIONS = (
 )
 
 BACKBONES = ("STDCNet813", "STDCNet1446")
-#: the 12 scales of the reference's training script, 0.125 to 1.5 (fact sheet section 2)
+#: the 12 scales of the reference's training script, 0.125 to 1.5 (NOTES 2)
 SCALES = tuple(step / 8 for step in range(1, 13))
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options that shape the network (fact sheet sections 2 and 4)."""
+    """The options that shape the network (NOTES 2, 4)."""
     group = Group(parser, "network")
     group.add("--backbone", choices=BACKBONES, default="STDCNet813", help="STDCNet813 is STDC1, STDCNet1446 is STDC2")
     group.add("--num_classes", type=positive_int, default=19, metavar="N", help="classes of the segmentation")
@@ -114,7 +114,7 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
-    """The options that shape the losses (fact sheet section 5)."""
+    """The options that shape the losses (NOTES 5)."""
     group = Group(parser, "losses")
     text = "probability of the right class below which a pixel is hard"
     group.add("--ohem_thresh", type=open_share, default=0.7, metavar="P", help=text)
@@ -194,20 +194,18 @@ def parse_options(
 def remembered_options(weights: str | None) -> dict:
     """The network options {name: value} that a training checkpoint carries; {} for any other file.
 
-    `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
+    `weights` is a checkpoint folder or a file in one. InputError where its state cannot be read.
     """
-    return remembered_state(weights, NETWORK_OPTIONS).get("options", {})
+    return read_remembered(weights, build_parser(), NETWORK_OPTIONS)
 
 
 def parse_options_for_weights(
     argv: Sequence[str] | None, parser: argparse.ArgumentParser, required: bool = True
 ) -> argparse.Namespace:
-    """Options, with the network of the checkpoint in --weights or --resume as default.
+    """Options, with the network options of the checkpoint in --resume or --weights as defaults.
 
-    InputError where --weights, --resume or --pretrain_path names nothing that is there, or where --weights is
-    `required` and not given.
+    InputError if --weights, --resume or --pretrain_path names nothing that exists, or if --weights is `required` and
+    not given.
     """
-    first = parse_options(argv, parser)
     kinds = "give .pdparams, a checkpoint folder or an official torch file (make train-stdcseg trains some)"
-    require_files(first, ("weights", "resume", "pretrain_path"), kinds, needed="weights" if required else None)
-    return parse_options(argv, parser, remembered_options(first.weights or first.resume))
+    return parse_for_weights(parse_options, argv, parser, remembered_options, kinds, required, ("pretrain_path",))

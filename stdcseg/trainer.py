@@ -19,7 +19,7 @@ from tqdm import tqdm
 from visualdl import LogWriter
 
 from shared import InputError
-from shared.running.norms import use_synchronised_batch_norm
+from shared.norms import use_synchronised_batch_norm
 from shared.weights import as_numpy, load_checkpoint, save_checkpoint
 
 from convert import load_official

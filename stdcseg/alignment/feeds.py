@@ -17,7 +17,7 @@ SEED = 2026
 CLASSES = 19
 IGNORE = 255
 DETAILS = [word for stride in (2, 4, 8) for word in (f"--use_boundary_{stride}", "true")]
-#: options of fact sheet section 2, in train mode on drawn weights
+#: network options (NOTES 2.4), in train mode on drawn weights
 VARIANTS = {
     "no_details": [],
     "detail2": ["--use_boundary_2", "true"],

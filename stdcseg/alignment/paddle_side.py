@@ -12,9 +12,9 @@ from shared.weights import as_numpy, read_torch
 from . import feeds
 from .parts import outputs_and_parts
 from convert import IGNORE, RENAME, load_official
-from datasets import Cityscapes, EpochBatchSampler, EvalTransform, TrainTransform, build_dataset
+from datasets import CityScapes, EpochBatchSampler, EvalTransform, TrainTransform, build_dataset
 from inference import Protocol
-from losses import Criterion, DetailLoss, OhemCrossEntropy, build_criterion
+from losses import Criterion, DetailAggregateLoss, OhemCELoss, build_criterion
 from losses.detail import detail_target
 from metrics import ConfusionMatrix
 from models import build_classifier, build_model, resize_bilinear
@@ -155,13 +155,13 @@ def loss(context: Context) -> dict:
     record = {}
     for name, (values, target, thresh, n_min) in feeds.ohem_cases(context.dtype).items():
         x = paddle.to_tensor(values, stop_gradient=False)
-        value = OhemCrossEntropy(thresh, n_min)(x, paddle.to_tensor(target))
+        value = OhemCELoss(thresh, n_min)(x, paddle.to_tensor(target))
         record[f"ohem/{name}/loss"] = value.numpy()
         if n_min:  # the mean of nothing has no gradient to speak of
             value.backward()
             record[f"ohem/{name}/gradient"] = x.grad.numpy()
     for name, (values, target, factor) in feeds.detail_cases(context.dtype).items():
-        detail = DetailLoss()
+        detail = DetailAggregateLoss()
         paddle.assign(detail.fuse_kernel * factor, detail.fuse_kernel)
         target = paddle.to_tensor(target)
         record[f"detail/{name}/target"] = detail_target(target, detail.fuse_kernel).numpy()
@@ -242,8 +242,8 @@ def train(context: Context) -> dict:
     criterion.to(dtype=context.dtype)
     optimizer = build_optimizer(network, criterion, options, scheduler)
     transform = TrainTransform(options.scales, tuple(options.crop_size), options.colour_jitter)
-    train_set = Cityscapes(options.data_path, "train", transform, options.seed)
-    val_set = Cityscapes(options.data_path, "val", EvalTransform())
+    train_set = CityScapes(options.data_path, "train", transform, options.seed)
+    val_set = CityScapes(options.data_path, "val", EvalTransform())
     val = [val_set[index] for index in feeds.chosen(len(val_set), feeds.VAL_PICTURES)]
     val_images, val_labels = _batch(val, context.dtype)
     val_images = resize_bilinear(val_images, feeds.VAL_SIZE)

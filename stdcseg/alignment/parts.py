@@ -1,4 +1,4 @@
-"""Intermediate results of a network, named as the sheet's golden keys; on either side, for the layers share names."""
+"""Intermediate results of a network, named as in the golden files; both sides share the names of layers."""
 
 import numpy as np
 

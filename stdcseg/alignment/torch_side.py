@@ -96,7 +96,7 @@ def _formula_state(model: torch.nn.Module) -> dict:
 
 def _calibrate(model: torch.nn.Module, images: torch.Tensor) -> None:
     """Let the running statistics be those of these pictures, so that drawn weights act like trained ones."""
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | network.InPlaceNorm)]
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | network.InPlaceABN)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0

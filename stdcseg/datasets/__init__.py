@@ -18,7 +18,7 @@ import paddle
 
 from shared import InputError
 
-from .cityscapes import Cityscapes, load_image, load_label
+from .cityscapes import CityScapes, load_image, load_label
 from .sampling import EpochBatchSampler
 from .transforms import EvalTransform, TrainTransform, normalise
 from constants import CLASS_NAMES, IGNORE, LABELS, PALETTE, Label, to_label_ids, to_train_ids
@@ -28,7 +28,7 @@ __all__ = [
     "IGNORE",
     "LABELS",
     "PALETTE",
-    "Cityscapes",
+    "CityScapes",
     "EpochBatchSampler",
     "EvalTransform",
     "Label",
@@ -48,16 +48,16 @@ _PREFETCH = 2  # samples that each worker has ahead of it, at least
 Batch = tuple[paddle.Tensor, paddle.Tensor]
 
 
-def build_dataset(options: argparse.Namespace, split: str) -> Cityscapes:
-    """The pictures to train on, those of --mode, augmented ("train"), or those to evaluate on, whole ("val").
+def build_dataset(options: argparse.Namespace, split: str) -> CityScapes:
+    """The images to train on, those of --mode, augmented ("train"), or those to evaluate on, whole ("val").
 
-    Reads from `options`: data_path, seed; for training mode, scales, crop_size,
-    colour_jitter. InputError as `Cityscapes` raises it.
+    Reads from `options`: data_path, seed; for training also mode, scales, crop_size, colour_jitter. InputError as from
+    `CityScapes`.
     """
     if split == "train":
         transform = TrainTransform(options.scales, tuple(options.crop_size), options.colour_jitter)
-        return Cityscapes(options.data_path, options.mode, transform, options.seed)
-    return Cityscapes(options.data_path, split, EvalTransform(), options.seed)
+        return CityScapes(options.data_path, options.mode, transform, options.seed)
+    return CityScapes(options.data_path, split, EvalTransform(), options.seed)
 
 
 class Loader:
@@ -74,7 +74,7 @@ class Loader:
     containers, does not matter.
     """
 
-    def __init__(self, dataset: Cityscapes, sampler: EpochBatchSampler, workers: int = 0):
+    def __init__(self, dataset: CityScapes, sampler: EpochBatchSampler, workers: int = 0):
         self.dataset, self.sampler, self.workers = dataset, sampler, workers
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -144,7 +144,7 @@ def _shared_array(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize), dtype).reshape(shape)
 
 
-def _start_worker(dataset: Cityscapes, images: np.ndarray, labels: np.ndarray) -> None:
+def _start_worker(dataset: CityScapes, images: np.ndarray, labels: np.ndarray) -> None:
     global _worker
     _worker = dataset, images, labels
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -166,6 +166,6 @@ def _work(key: int, place: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | N
     return None
 
 
-def build_loader(dataset: Cityscapes, sampler: EpochBatchSampler, workers: int) -> Loader:
+def build_loader(dataset: CityScapes, sampler: EpochBatchSampler, workers: int) -> Loader:
     """A `Loader` with that many processes; 0 reads in this one."""
     return Loader(dataset, sampler, workers)

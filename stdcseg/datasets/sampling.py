@@ -1,4 +1,4 @@
-"""Which samples form which batch (fact sheet 3.3): a pure function of seed, epoch, rank and step."""
+"""Which samples form which batch (NOTES 3.11): a pure function of seed, epoch, rank and step."""
 
 import math
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""What happens to a picture and its label on their way to the network (fact sheet 3.3).
+"""Augmentation and normalisation of an image and its label (NOTES 3.4 to 3.10).
 
-Bit-equal to the reference for equal draws, which come from a `random.Random` in its order. Sizes are (width, height).
-Pictures are PIL "RGB", labels PIL "L" with label ids. Pillow itself resizes: its filters are part of the result.
+Bit-equal to the reference for equal random numbers, which come from a `random.Random` in its order. Sizes are (width,
+height). Images are PIL "RGB", labels PIL "L" with label ids. Pillow itself resizes: its filters are part of the result.
 """
 
 import random
@@ -24,9 +24,9 @@ Pair = tuple[Image.Image, Image.Image]
 
 
 def colour_jitter(image: Image.Image, draws: random.Random, strength: float = JITTER) -> Image.Image:
-    """Brightness, contrast and saturation, in this order, each times 1 - strength (at least 0) to 1 + strength.
+    """Brightness, contrast, saturation, in this order, each by a factor from 1 - strength (at least 0) to 1 + strength.
 
-    All factors are drawn before the first is used.
+    All factors are drawn before the first is used (NOTES 3.5).
     """
     factors = [draws.uniform(max(1 - strength, 0), 1 + strength) for _ in _ENHANCERS]
     for enhancer, factor in zip(_ENHANCERS, factors, strict=True):
@@ -34,7 +34,7 @@ def colour_jitter(image: Image.Image, draws: random.Random, strength: float = JI
     return image
 
 
-def random_flip(image: Image.Image, label: Image.Image, draws: random.Random) -> Pair:
+def horizontal_flip(image: Image.Image, label: Image.Image, draws: random.Random) -> Pair:
     """Both mirrored left to right, or neither."""
     if draws.random() > 0.5:
         return image, label
@@ -46,20 +46,20 @@ def _resize(image: Image.Image, label: Image.Image, size: tuple[int, int]) -> Pa
 
 
 def random_scale(image: Image.Image, label: Image.Image, scales: Sequence[float], draws: random.Random) -> Pair:
-    """Both resized by one of `scales`, sizes cut to whole pixels. InputError where no pixel would remain."""
+    """Both resized by one of `scales`, sizes cut to whole pixels. InputError if no pixel would remain."""
     scale = draws.choice(scales)
     size = tuple(int(side * scale) for side in image.size)
     if 0 in size:
-        shapes = f"a picture of {image.width}x{image.height} would become {size[0]}x{size[1]}"
-        raise InputError(f"--scales {scale}: {shapes}; leave this scale out")
+        shapes = f"an image of {image.width}x{image.height} would become {size[0]}x{size[1]}"
+        raise InputError(f"--scales {scale}: {shapes}; remove this scale")
     return _resize(image, label, size)
 
 
 def random_crop(image: Image.Image, label: Image.Image, size: tuple[int, int], draws: random.Random) -> Pair:
-    """A random part of exactly `size`. Draws nothing if the picture has that size already.
+    """A random part of exactly `size`. Draws nothing if the image has that size already (NOTES 3.8).
 
-    A picture with a side too small is resized first, so that its *shorter* side fits. Where the other side is too small
-    then, the offset is negative and the outside is 0: black, "unlabeled". (Not with pictures of the crop's shape.)
+    An image with a side too small is resized first, so that its *shorter* side fits. If the other side is then too
+    small, the offset is negative and the outside is 0: black, "unlabeled" (NOTES 3.9).
     """
     width, height = size
     if image.size == (width, height):
@@ -83,7 +83,7 @@ def normalise(array: np.ndarray) -> np.ndarray:
 
 
 class EvalTransform:
-    """The whole picture, unchanged."""
+    """The whole image, unchanged."""
 
     def __call__(self, image: Image.Image, label: Image.Image, draws=None) -> tuple[np.ndarray, np.ndarray]:
         """(image float32 [3, H, W], train ids int64 [H, W]); `draws` is not used."""
@@ -91,16 +91,16 @@ class EvalTransform:
 
 
 class TrainTransform(EvalTransform):
-    """Colour jitter, flip, scale and crop before that."""
+    """Colour jitter, flip, scale and crop, then the same."""
 
     def __init__(self, scales: Sequence[float], crop_size: tuple[int, int], jitter: float = JITTER):
         """`crop_size` is (width, height), `jitter` the strength of the colour jitter."""
         self.scales, self.crop_size, self.jitter = scales, crop_size, jitter
 
     def __call__(self, image: Image.Image, label: Image.Image, draws: random.Random) -> tuple[np.ndarray, np.ndarray]:
-        """(image float32 [3, H, W], train ids int64 [H, W]) of the crop. InputError as `random_scale` raises it."""
+        """(image float32 [3, H, W], train ids int64 [H, W]) of the crop. InputError as from `random_scale`."""
         image = colour_jitter(image, draws, self.jitter)
-        image, label = random_flip(image, label, draws)
+        image, label = horizontal_flip(image, label, draws)
         image, label = random_scale(image, label, self.scales, draws)
         image, label = random_crop(image, label, self.crop_size, draws)
         return super().__call__(image, label)

@@ -4,10 +4,10 @@ import argparse
 
 from paddle import nn
 
-from .detail import DetailLoss
-from .ohem import OhemCrossEntropy
+from .detail import DetailAggregateLoss
+from .ohem import OhemCELoss
 
-__all__ = ["Criterion", "DetailLoss", "OhemCrossEntropy", "build_criterion"]
+__all__ = ["Criterion", "DetailAggregateLoss", "OhemCELoss", "build_criterion"]
 
 _SEGMENTATION = {"out": "loss_p", "out16": "loss_16", "out32": "loss_32"}
 
@@ -16,13 +16,13 @@ class Criterion(nn.Layer):
     """criterion(outputs of the network, integer labels [N, H, W] with 255) -> {term: scalar}, the sum under "loss".
 
     Terms: `loss_p`, `loss_16`, `loss_32`, OHEM of the three segmentations, and `bce_detailS`, `dice_detailS` of every
-    detail head that the network answers with (fact sheet section 5).
+    detail output of the network (NOTES 5.1).
     """
 
     def __init__(self, thresh: float = 0.7, n_min: int | None = None, fuse_kernel: str = "decayed"):
         super().__init__()
-        self.ohem = OhemCrossEntropy(thresh, n_min)
-        self.detail = DetailLoss(fuse_kernel)
+        self.ohem = OhemCELoss(thresh, n_min)
+        self.detail = DetailAggregateLoss(fuse_kernel)
 
     def forward(self, outputs, targets) -> dict:
         targets = targets.astype("int64")

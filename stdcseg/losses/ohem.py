@@ -1,4 +1,4 @@
-"""Cross-entropy on the hard pixels: online hard example mining (paper section 4.1; fact sheet 5.1)."""
+"""Cross-entropy of the hard pixels: online hard example mining (paper section 4.1; NOTES 5.2 to 5.4)."""
 
 import numpy as np
 import paddle
@@ -16,9 +16,9 @@ def pixel_cross_entropy(logits, labels):
     index = paddle.where(valid, labels, paddle.zeros_like(labels))
     if int(index.min()) < 0 or int(index.max()) >= logits.shape[1]:
         raise ValueError(f"labels must be train ids below {logits.shape[1]}, or {IGNORE} for ignore")
-    # F.cross_entropy cuts log p off at -64 on the CPU; torch does not. The largest logit goes first, as in torch: where
-    # the network is sure, x - logsumexp(x) would lose half the digits of the small loss that is left. Its expansion is
-    # written out because Paddle broadcasts slowly on a CPU: it would take a third of a training step.
+    # Not F.cross_entropy, which cuts log p off at -64 on the CPU (NOTES 8.8). The largest logit is subtracted first, as
+    # in torch: where the network is sure, x - logsumexp(x) would lose half the digits of the small loss that is left.
+    # It is expanded because Paddle broadcasts slowly on a CPU: broadcasting would take a third of a training step.
     peak = logits.detach().max(axis=1, keepdim=True)
     shifted = logits - peak.expand_as(logits)
     picked = paddle.take_along_axis(shifted, index.unsqueeze(1), axis=1).squeeze(1)
@@ -26,18 +26,18 @@ def pixel_cross_entropy(logits, labels):
     return paddle.where(valid, losses, paddle.zeros_like(losses))
 
 
-class OhemCrossEntropy(nn.Layer):
-    """Mean cross-entropy over the pixels whose loss exceeds -ln(thresh), or over the `n_min` hardest if that is more.
+class OhemCELoss(nn.Layer):
+    """Mean cross-entropy of the pixels whose loss exceeds -ln(thresh), or of the `n_min` hardest if those are more.
 
-    Ignored pixels count as 0, and can be among the n_min. `n_min` None: a sixteenth of the labels' pixels, which is the
-    reference's number for the batches that it trains on. IndexError when n_min is not below the number of pixels.
+    Ignored pixels count as 0 and can be among the n_min. `n_min` None: a sixteenth of the pixels of the batch, which is
+    the reference's number in training. IndexError when n_min is not below the number of pixels.
 
     forward(logits float [N, K, H, W], labels int64 [N, H, W]) -> scalar.
     """
 
     def __init__(self, thresh: float = 0.7, n_min: int | None = None):
         super().__init__()
-        self.thresh = float(-np.log(np.float32(thresh)))  # the reference computes it in float32
+        self.thresh = float(-np.log(np.float32(thresh)))  # in float32, as in the reference
         self.n_min = n_min
 
     def forward(self, logits, labels):

@@ -1,4 +1,4 @@
-"""STDC backbones: short-term dense concatenate networks (paper section 3.1, table 2; fact sheet 4.1 and 4.2)."""
+"""STDC backbones: short-term dense concatenate networks (paper section 3.1, table 2; NOTES 4.1 to 4.6)."""
 
 import math
 
@@ -6,7 +6,7 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
 #: blocks of stages 3, 4 and 5; the first of a stage halves the resolution
 STAGES = {"STDCNet813": (2, 2, 2), "STDCNet1446": (4, 5, 3)}
@@ -27,10 +27,10 @@ class ConvX(nn.Layer):
 
 
 class CatBottleneck(nn.Layer):
-    """The STDC module: four convolutions in a row, each with fewer channels, all their outputs concatenated.
+    """The STDC module: four convolutions in a row with fewer and fewer channels, their outputs concatenated.
 
-    With stride 2 a depthwise convolution halves the resolution behind the first one, whose own output is average-pooled
-    for the concatenation.
+    With stride 2 a depthwise convolution halves the resolution after the first one, whose own output is average-pooled
+    for the concatenation (NOTES 4.2, 4.3).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int):
@@ -51,7 +51,7 @@ class CatBottleneck(nn.Layer):
         x = first(x)
         outputs = [x]
         if self.halves:
-            # the zeros of the border count in the mean, as torch's default has it
+            # exclusive=False: the zeros of the padding count in the mean, as in torch (NOTES 8.1)
             outputs = [F.avg_pool2d(x, 3, stride=2, padding=1, exclusive=False)]
             x = self.avd_layer(x)
         for layer in others:
@@ -63,8 +63,8 @@ class CatBottleneck(nn.Layer):
 class STDCNet(nn.Layer):
     """STDC1 ("STDCNet813") or STDC2 ("STDCNet1446").
 
-    `forward(images [N, 3, H, W])` gives the features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size, each halving rounding
-    up; `classify(images)` gives ImageNet logits [N, 1000].
+    `forward(images [N, 3, H, W])` gives the features at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size, rounded up at every
+    halving; `forward_impl(images)` gives ImageNet logits [N, 1000].
     """
 
     def __init__(self, name: str, base: int = 64, use_conv_last: bool = False):
@@ -73,7 +73,7 @@ class STDCNet(nn.Layer):
         #: channels of the five features
         self.widths = (base // 2, base, 4 * base, 8 * base, 16 * base)
         blocks = [ConvX(3, self.widths[0], stride=2), ConvX(self.widths[0], self.widths[1], stride=2)]
-        ends = [1, 2]  # of each feature's part in the sequence
+        ends = [1, 2]  # one past the last block of each feature
         for inputs, outputs, count in zip(self.widths[1:4], self.widths[2:5], STAGES[name], strict=True):
             blocks.append(CatBottleneck(inputs, outputs, stride=2))
             blocks += [CatBottleneck(outputs, outputs, stride=1) for _ in range(count - 1)]
@@ -82,10 +82,10 @@ class STDCNet(nn.Layer):
         top = self.widths[-1]
         self.conv_last = ConvX(top, top, kernel=1)
         self.fc = nn.Linear(top, top, bias_attr=False)
-        self.bn = nn.BatchNorm1D(top)  # the official classifier has it and never applies it
+        self.bn = nn.BatchNorm1D(top)  # in every checkpoint, never applied
         self.dropout = nn.Dropout(0.2)
         self.linear = nn.Linear(top, IMAGENET_CLASSES, bias_attr=False)
-        # The official state dict lists the blocks once more under the feature they belong to.
+        # the official state dict lists the blocks once more under the feature they belong to (NOTES 1.4)
         for stride, start, end in zip((2, 4, 8, 16, 32), [0, *ends], ends):  # noqa: B905
             part = nn.Sequential(*((str(i), blocks[i]) for i in range(start, end)))
             setattr(self, f"x{stride}", nn.Sequential(part))
@@ -93,7 +93,7 @@ class STDCNet(nn.Layer):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Fact sheet 4.6."""
+        """NOTES 4.13."""
         for layer in self.features.sublayers() + self.conv_last.sublayers():
             if isinstance(layer, nn.Conv2D):
                 fan_out = layer.weight.shape[0] * layer.weight.shape[2] * layer.weight.shape[3]
@@ -111,15 +111,15 @@ class STDCNet(nn.Layer):
             features[-1] = self.conv_last(features[-1])
         return features
 
-    def classify(self, images):
-        """images [N, 3, H, W] -> ImageNet logits [N, 1000] (fact sheet 4.2), from averages of squares."""
+    def forward_impl(self, images):
+        """images [N, 3, H, W] -> ImageNet logits [N, 1000], from averages of squares (NOTES 4.6)."""
         x = self.conv_last(self.features(images))
         x = (x * x).mean([2, 3])
         return self.linear(self.dropout(F.relu(self.fc(x))))
 
 
-class Classifier(STDCNet):
-    """The ImageNet form: the same tensors, called with images, answering with logits."""
+class STDCClassifier(STDCNet):
+    """The ImageNet form: the same tensors; forward(images [N, 3, H, W]) -> logits [N, 1000]."""
 
     def forward(self, images):
-        return self.classify(images)
+        return self.forward_impl(images)

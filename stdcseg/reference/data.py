@@ -1,8 +1,8 @@
-"""The torch twin's data side: a second way from the folders to the same tensors, for the alignment stage "data".
+"""The torch twin's data side: from the folders to the same tensors, for the alignment stage "data".
 
-It shares no code with `datasets/` and takes other roads where there are any: glob instead of scandir, the closed
-formulas instead of ImageEnhance, flips and crops on tensors, one mask per label id instead of a table. Resizing is
-Pillow's on both sides. What both must share is the meaning of a draw (`draws`).
+It shares no code with `datasets/` and computes differently where it can: glob instead of scandir, the closed formulas
+instead of ImageEnhance, flips and crops on tensors, one mask per label id instead of a table. Both sides resize with
+Pillow and seed the random numbers of a sample by the same rule (`draws`).
 """
 
 import argparse
@@ -19,31 +19,31 @@ from PIL import Image
 MEAN = torch.tensor([0.485, 0.456, 0.406])
 STD = torch.tensor([0.229, 0.224, 0.225])
 
-# label ids of the 19 classes, in the order of their train ids; all other ids below 34 are ignored (fact sheet 3.2)
+# label ids of the 19 classes, in the order of their train ids; all other ids below 34 are ignored (NOTES 3.3)
 CLASS_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 TRAIN_ID = dict.fromkeys(range(34), 255) | {label_id: rank for rank, label_id in enumerate(CLASS_IDS)}
 
 
 def draws(seed: int, epoch: int, index: int) -> random.Random:
-    """The randomness of one sample, by the rule that stands in `datasets/cityscapes.py`."""
+    """The generator of one sample, by the rule of `datasets/cityscapes.py`."""
     return random.Random(int(hashlib.sha256(b"%d/%d/%d" % (seed, epoch, index)).hexdigest()[:16], 16))
 
 
 def listing(root: str | os.PathLike, split: str) -> list[tuple[str, str, str]]:
-    """(name, picture, label) of every picture of a split folder, sorted by name (fact sheet 3.1)."""
+    """(name, image, label) of every image of a split folder, sorted by name (NOTES 3.1)."""
     ending = "_leftImg8bit.png"
     samples = []
-    for picture in glob.glob(f"*/*{ending}", root_dir=os.path.join(root, "leftImg8bit", split)):
-        city, file = os.path.split(picture)
-        picture = os.path.join(root, "leftImg8bit", split, picture)
+    for image in glob.glob(f"*/*{ending}", root_dir=os.path.join(root, "leftImg8bit", split)):
+        city, file = os.path.split(image)
+        image = os.path.join(root, "leftImg8bit", split, image)
         name = file[: -len(ending)]
-        if not os.path.isdir(picture):
-            samples.append((name, picture, os.path.join(root, "gtFine", split, city, f"{name}_gtFine_labelIds.png")))
+        if not os.path.isdir(image):
+            samples.append((name, image, os.path.join(root, "gtFine", split, city, f"{name}_gtFine_labelIds.png")))
     return sorted(samples)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Picture -> uint8 [H, W, 3], label -> uint8 [H, W]."""
+    """Image -> uint8 [H, W, 3], label -> uint8 [H, W]."""
     return torch.from_numpy(np.array(image))
 
 
@@ -60,7 +60,7 @@ def blend(start: torch.Tensor, pixels: torch.Tensor, factor: float) -> torch.Ten
 
 
 def jitter(pixels: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
-    """uint8 [H, W, 3] -> the same with other colours (fact sheet 3.3, point 1)."""
+    """uint8 [H, W, 3] -> the same with other colours (NOTES 3.5)."""
     pixels = blend(torch.tensor(0), pixels, brightness)
     luma = grey(pixels)
     mean = int(luma.sum().item() / luma.numel() + 0.5)
@@ -69,13 +69,13 @@ def jitter(pixels: torch.Tensor, brightness: float, contrast: float, saturation:
 
 
 def resize(pixels: torch.Tensor, ids: torch.Tensor, w: int, h: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both to [h, w]; the picture by Pillow's bilinear filter, the label by its nearest one."""
-    picture, label = Image.fromarray(pixels.numpy()), Image.fromarray(ids.numpy())
-    return to_tensor(picture.resize((w, h), Image.BILINEAR)), to_tensor(label.resize((w, h), Image.NEAREST))
+    """Both to [h, w]; the image by Pillow's bilinear filter, the label by its nearest one."""
+    image, label = Image.fromarray(pixels.numpy()), Image.fromarray(ids.numpy())
+    return to_tensor(image.resize((w, h), Image.BILINEAR)), to_tensor(label.resize((w, h), Image.NEAREST))
 
 
 def window(values: torch.Tensor, top: int, left: int, h: int, w: int) -> torch.Tensor:
-    """The part [h, w] of `values` from there on; zeros where it reaches outside."""
+    """The part [h, w] of `values` from (top, left) on; zeros outside."""
     rows, columns = torch.arange(top, top + h), torch.arange(left, left + w)
     full_h, full_w = values.shape[:2]
     inside = ((rows >= 0) & (rows < full_h))[:, None] & ((columns >= 0) & (columns < full_w))
@@ -84,7 +84,7 @@ def window(values: torch.Tensor, top: int, left: int, h: int, w: int) -> torch.T
 
 
 def crop(pixels: torch.Tensor, ids: torch.Tensor, size: tuple[int, int], rng) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random part of `size` = (W, H), resized first if a side is too small (fact sheet 3.3, point 4)."""
+    """A random part of `size` = (W, H), resized first if a side is too small (NOTES 3.8)."""
     crop_w, crop_h = size
     h, w = ids.shape
     if (w, h) == (crop_w, crop_h):
@@ -141,11 +141,11 @@ def sample(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample `index`: image float32 [3, H, W], train ids int64 [H, W].
 
-    As in `datasets.build_dataset`, split "train" is the folder options.mode, augmented; any other is that folder,
+    As in `datasets.build_dataset`, split "train" is the folder options.mode, augmented; any other split is that folder,
     whole. Reads from `options`: mode, scales, crop_size, colour_jitter.
     """
-    _, picture, label = listing(root, options.mode if split == "train" else split)[index]
-    pixels, ids = to_tensor(Image.open(picture).convert("RGB")), to_tensor(Image.open(label))
+    _, image, label = listing(root, options.mode if split == "train" else split)[index]
+    pixels, ids = to_tensor(Image.open(image).convert("RGB")), to_tensor(Image.open(label))
     if split == "train":
         return train_sample(pixels, ids, options, draws(seed, epoch, index))
     return normalise(pixels), train_ids(ids)

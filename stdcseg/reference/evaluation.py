@@ -1,7 +1,7 @@
-"""The torch twin's evaluation: a second way from logits to label maps, histogram and IoU (fact sheet 7.1, 7.2).
+"""The torch twin's evaluation: from logits to label maps, histogram and IoU (NOTES 7.1, 7.3).
 
-It shares no code with `metrics.py` and `inference.py` and takes other roads where there are any: one-hot products
-instead of bin counts, windows as padded pictures that are stacked and summed.
+It shares no code with `metrics.py` and `inference.py` and computes differently where it can: one-hot products instead
+of bin counts, windows by negative padding.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ def histogram(predictions: torch.Tensor, labels: torch.Tensor, classes: int, ign
 
 
 def iou(counts: torch.Tensor) -> torch.Tensor:
-    """Histogram [K, K] -> float64 [K], 0/0 = NaN for a class that occurs nowhere."""
+    """Histogram [K, K] -> float64 [K], 0/0 = NaN for a class that does not occur."""
     counts = counts.to(torch.float64)
     union = torch.stack([counts[k].sum() + counts[:, k].sum() - counts[k, k] for k in range(len(counts))])
     return counts.diagonal() / union
@@ -68,7 +68,7 @@ def chip_scores(network: Network, chip: torch.Tensor, flip: bool) -> torch.Tenso
 
 
 def windows(side: int, crop: int) -> list[int]:
-    """Where the windows of a side begin, a short side's one window before its first pixel."""
+    """Starts of the windows along a side; the only window of a short side starts before its first pixel."""
     if side < crop:
         return [-((crop - side) // 2)]
     stride = -(-5 * crop // 6)
@@ -76,12 +76,12 @@ def windows(side: int, crop: int) -> list[int]:
 
 
 def window_scores(network: Network, images: torch.Tensor, crop: int, flip: bool) -> torch.Tensor:
-    """Scores [N, K, H, W] summed over all windows; zeros stand outside the picture."""
+    """Scores [N, K, H, W] summed over all windows; zeros outside the image."""
     height, width = images.shape[-2:]
     total = 0
     for top in windows(height, crop):
         for left in windows(width, crop):
-            # negative padding crops: from the picture to the window, and back
+            # negative padding crops: from the image to the window, and back
             before = (-left, left + crop - width, -top, top + crop - height)
             scores = chip_scores(network, F.pad(images, before), flip)
             total = total + F.pad(scores, [-side for side in before])

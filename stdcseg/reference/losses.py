@@ -1,4 +1,4 @@
-"""The losses of STDC-Seg in torch, from the fact sheet (section 5): hard-pixel cross-entropy and detail loss."""
+"""The losses of STDC-Seg in torch: OHEM cross-entropy and detail aggregation loss (NOTES 5)."""
 
 import argparse
 
@@ -8,26 +8,26 @@ from torch.nn import functional as F
 
 from .network import resize
 
-IGNORED = 255
+IGNORE = 255
 _EDGE = torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 8.0, -1.0], [-1.0, -1.0, -1.0]])
 _FUSE_KERNEL = (0.6, 0.3, 0.1)
 
 
 def ohem_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, thresh: float, n_min: int) -> torch.Tensor:
-    """Mean cross-entropy of the hard pixels, or of the n_min hardest where too few are hard (sheet 5.1).
+    """Mean cross-entropy of the hard pixels, or of the n_min hardest where too few are hard (NOTES 5.2).
 
     logits [N, C, H, W], labels [N, H, W] int64 -> scalar. Hard: the right class has a probability below `thresh`.
     Ignored pixels count as loss 0. IndexError unless there are more pixels than n_min.
     """
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten()
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none").flatten()
     if n_min >= losses.numel():
         raise IndexError(f"n_min {n_min} of {losses.numel()} pixels")
-    hard = losses[losses > -torch.log(torch.tensor(thresh))]  # the limit is a float32 number also in float64
+    hard = losses[losses > -torch.log(torch.tensor(thresh))]  # in float32 for float64 logits too
     return hard.mean() if hard.numel() > n_min else losses.topk(n_min).values.mean()
 
 
 def boundary_maps(labels: torch.Tensor) -> torch.Tensor:
-    """Boundaries at strides 1, 2 and 4: labels [N, H, W] int64 -> [N, 3, H, W] float32 of 0 and 1 (sheet 5.2)."""
+    """Boundaries at strides 1, 2 and 4: labels [N, H, W] int64 -> [N, 3, H, W] float32 of 0 and 1 (NOTES 5.5)."""
     response = F.conv2d(labels[:, None].float(), _EDGE.to(labels.device)[None, None], padding=1)
     size = labels.shape[1:]
     maps = [F.interpolate(response[:, :, ::stride, ::stride], size, mode="nearest") for stride in (1, 2, 4)]
@@ -35,17 +35,17 @@ def boundary_maps(labels: torch.Tensor) -> torch.Tensor:
 
 
 def detail_target(labels: torch.Tensor, fuse_kernel: torch.Tensor) -> torch.Tensor:
-    """Where the weighted boundary maps exceed 0.1: labels [N, H, W] -> [N, 1, H, W] float32 of 0 and 1 (sheet 5.2).
+    """Where the weighted boundary maps exceed 0.1: labels [N, H, W] -> [N, 1, H, W] float32 of 0 and 1 (NOTES 5.6).
 
-    All in float32, where 0.1 > 0.1 is false. The gradient with respect to `fuse_kernel` [1, 3, 1, 1] is there and is 0,
-    so that the optimiser applies weight decay to it.
+    In float32, where 0.1 > 0.1 is false. `fuse_kernel` [1, 3, 1, 1] gets a gradient of zeros, so that the optimiser
+    applies weight decay to it (NOTES 5.8).
     """
     fused = F.conv2d(boundary_maps(labels), fuse_kernel.float())
     return (fused > 0.1).float() + 0 * fused
 
 
 def dice_loss(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """1 - Dice coefficient with 1 added above and below, mean over images: p, t [N, ...] in 0 .. 1 -> scalar."""
+    """1 - dice coefficient (1 added above and below), mean over images: p, t [N, ...] from 0 to 1 -> scalar."""
     p, t = p.flatten(1), t.flatten(1)
     return (1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)).mean()
 
@@ -53,7 +53,7 @@ def dice_loss(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 def detail_loss(
     logits: torch.Tensor, labels: torch.Tensor, fuse_kernel: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and Dice loss of one detail head: logits [N, 1, h, w], labels [N, H, W] -> two scalars."""
+    """Cross-entropy and dice loss of one detail head: logits [N, 1, h, w], labels [N, H, W] -> two scalars."""
     target = detail_target(labels, fuse_kernel).to(logits.dtype)
     if logits.shape[-1] != labels.shape[-1]:
         logits = resize(logits, labels.shape[1:])
@@ -76,7 +76,7 @@ class ReferenceCriterion(nn.Module):
         self.fuse_kernel = nn.Parameter(kernel, requires_grad=options.fuse_kernel == "decayed")
 
     def ohem(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """`ohem_cross_entropy` as the options ask."""
+        """`ohem_cross_entropy` with the options' threshold and n_min."""
         return ohem_cross_entropy(logits, labels, self.thresh, self.n_min)
 
     def detail(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

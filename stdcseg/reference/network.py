@@ -1,7 +1,7 @@
-"""STDC-Seg in torch, written from the paper and the fact sheet (section 4), with the official tensor names.
+"""STDC-Seg in torch, written from the paper and NOTES 4, with the official tensor names.
 
-It stands in for the authors' code wherever that is not at hand; the tests hold it to golden figures of the official
-code. It is a second derivation from the same sheet: a slip in the Paddle network cannot repeat here.
+It replaces the authors' code where that is not at hand; tests compare it with golden figures of the official code. It
+shares no code with the Paddle network, so that a mistake there does not repeat here.
 """
 
 import argparse
@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# blocks of the stages at 1/8, 1/16, 1/32 (sheet 4.2)
+# blocks of the stages at 1/8, 1/16, 1/32 (NOTES 4.4)
 _BLOCKS = {"STDCNet813": (2, 2, 2), "STDCNet1446": (4, 5, 3)}
 _CONTEXT = 128  # channels of the context path
 _CLASSES_OF_IMAGENET = 1000
 
 
 class ConvX(nn.Module):
-    """Convolution, batch norm, ReLU: the backbone's unit (sheet 4.1)."""
+    """Convolution, batch norm, ReLU: the backbone's unit (NOTES 4.1)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride: int = 1):
         super().__init__()
@@ -29,7 +29,7 @@ class ConvX(nn.Module):
 
 
 class CatBottleneck(nn.Module):
-    """Short-term dense concatenate block of four units (sheet 4.1; paper, figure 3)."""
+    """Short-term dense concatenate block of four units (paper figure 3; NOTES 4.2, 4.3)."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -60,7 +60,7 @@ class CatBottleneck(nn.Module):
 
 
 class STDCNet(nn.Module):
-    """The backbone, which is a whole ImageNet classifier (sheet 4.2): images [N, 3, H, W] -> logits [N, 1000]."""
+    """The backbone, which is a whole ImageNet classifier: images [N, 3, H, W] -> logits [N, 1000] (NOTES 4.4, 4.6)."""
 
     def __init__(self, backbone: str, base: int, use_conv_last: bool):
         super().__init__()
@@ -79,7 +79,7 @@ class STDCNet(nn.Module):
         self.dropout = nn.Dropout(0.2)
         self.linear = nn.Linear(c_in, _CLASSES_OF_IMAGENET, bias=False)
         self.use_conv_last = use_conv_last
-        # the same layers once more under other names, as in the official checkpoints
+        # the same layers once more under other names, as in the official checkpoints (NOTES 1.4)
         for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             self.add_module(f"x{2 ** (index + 1)}", nn.Sequential(self.features[start:end]))
         self._initialise()
@@ -93,23 +93,23 @@ class STDCNet(nn.Module):
 
     def features_at(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """feat2 ... feat32: the last feature of each stride, [N, C, ceil(H / stride), ceil(W / stride)]."""
-        found, x = {}, images
+        features, x = {}, images
         for stride in (2, 4, 8, 16, 32):
             x = getattr(self, f"x{stride}")(x)
-            found[f"feat{stride}"] = x
+            features[f"feat{stride}"] = x
         if self.use_conv_last:
-            found["feat32"] = self.conv_last(x)
-        return found
+            features["feat32"] = self.conv_last(x)
+        return features
 
     def forward(self, images):
         x = self.conv_last(self.features(images)).square().mean(dim=(2, 3))
         return self.linear(self.dropout(self.fc(x).relu()))
 
 
-class InPlaceNorm(nn.Module):
-    """The norm outside the backbone: InPlaceABN without activation, whose scale is |weight| + eps (sheet 4.4).
+class InPlaceABN(nn.Module):
+    """The norm outside the backbone, without activation and not in place; its scale is |weight| + eps (NOTES 4.11).
 
-    [N, C, H, W] -> the same shape. Like there, no counter of batches and the unbiased running variance.
+    [N, C, H, W] -> the same shape. No counter of batches, and the unbiased running variance.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1):
@@ -131,12 +131,12 @@ def _conv(c_in: int, c_out: int, kernel: int = 1) -> nn.Conv2d:
 
 
 class ConvBNReLU(nn.Module):
-    """Convolution, in-place norm, ReLU: the unit outside the backbone (sheet 4.3)."""
+    """Convolution, InPlaceABN, ReLU: the unit outside the backbone (NOTES 4.7)."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3):
         super().__init__()
         self.conv = _conv(c_in, c_out, kernel)
-        self.bn = InPlaceNorm(c_out)
+        self.bn = InPlaceABN(c_out)
 
     def forward(self, x):
         return self.bn(self.conv(x)).relu()
@@ -146,14 +146,14 @@ def _global_mean(x: torch.Tensor) -> torch.Tensor:
     return x.mean(dim=(2, 3), keepdim=True)
 
 
-class AttentionRefinement(nn.Module):
-    """ARM: [N, C, h, w] -> [N, 128, h, w]."""
+class AttentionRefinementModule(nn.Module):
+    """[N, C, h, w] -> [N, 128, h, w] (NOTES 4.7)."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
         self.conv = ConvBNReLU(c_in, c_out)
         self.conv_atten = _conv(c_out, c_out)
-        self.bn_atten = InPlaceNorm(c_out)
+        self.bn_atten = InPlaceABN(c_out)
 
     def forward(self, x):
         x = self.conv(x)
@@ -161,32 +161,32 @@ class AttentionRefinement(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """Backbone, attention and the two steps back up: images -> {name: feature}."""
+    """Backbone, attention and the two steps back up: images -> {name: feature} (NOTES 4.8)."""
 
     def __init__(self, options: argparse.Namespace):
         super().__init__()
         base = options.base
         self.backbone = STDCNet(options.backbone, base, options.use_conv_last)
-        self.arm16 = AttentionRefinement(8 * base, _CONTEXT)
-        self.arm32 = AttentionRefinement(16 * base, _CONTEXT)
+        self.arm16 = AttentionRefinementModule(8 * base, _CONTEXT)
+        self.arm32 = AttentionRefinementModule(16 * base, _CONTEXT)
         self.conv_head32 = ConvBNReLU(_CONTEXT, _CONTEXT)
         self.conv_head16 = ConvBNReLU(_CONTEXT, _CONTEXT)
         self.conv_avg = ConvBNReLU(16 * base, _CONTEXT, kernel=1)
 
     def forward(self, images):
-        found = self.backbone.features_at(images)
-        found["conv_avg"] = self.conv_avg(_global_mean(found["feat32"]))
-        found["arm32"] = self.arm32(found["feat32"])
-        up = F.interpolate(found["arm32"] + found["conv_avg"], found["feat16"].shape[2:], mode="nearest")
-        found["head32"] = self.conv_head32(up)
-        found["arm16"] = self.arm16(found["feat16"])
-        up = F.interpolate(found["arm16"] + found["head32"], found["feat8"].shape[2:], mode="nearest")
-        found["head16"] = self.conv_head16(up)
-        return found
+        values = self.backbone.features_at(images)
+        values["conv_avg"] = self.conv_avg(_global_mean(values["feat32"]))
+        values["arm32"] = self.arm32(values["feat32"])
+        up = F.interpolate(values["arm32"] + values["conv_avg"], values["feat16"].shape[2:], mode="nearest")
+        values["head32"] = self.conv_head32(up)
+        values["arm16"] = self.arm16(values["feat16"])
+        up = F.interpolate(values["arm16"] + values["head32"], values["feat8"].shape[2:], mode="nearest")
+        values["head16"] = self.conv_head16(up)
+        return values
 
 
-class FeatureFusion(nn.Module):
-    """FFM: spatial and context feature at 1/8 -> [N, 256, h, w]."""
+class FeatureFusionModule(nn.Module):
+    """Spatial and context feature at 1/8 -> [N, 256, h, w] (NOTES 4.9)."""
 
     def __init__(self, c_in: int, c_out: int = 256):
         super().__init__()
@@ -199,8 +199,8 @@ class FeatureFusion(nn.Module):
         return x + x * self.conv2(self.conv1(_global_mean(x)).relu()).sigmoid()
 
 
-class Head(nn.Module):
-    """3x3 unit, then 1x1 to the classes, at the feature's own resolution."""
+class BiSeNetOutput(nn.Module):
+    """3x3 unit, then 1x1 to the classes, at the feature's own resolution (NOTES 4.10)."""
 
     def __init__(self, c_in: int, c_mid: int, classes: int):
         super().__init__()
@@ -216,25 +216,25 @@ def resize(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
-class ReferenceSTDCSeg(nn.Module):
-    """images [N, 3, H, W] -> {"out", "out16", "out32": [N, classes, H, W], "detailS": [N, 1, H/S, W/S]} (sheet 4.3).
+class ReferenceBiSeNet(nn.Module):
+    """images [N, 3, H, W] -> {"out", "out16", "out32": [N, classes, H, W], "detailS": [N, 1, H/S, W/S]}.
 
     The detail outputs are those of the use_boundary options, in any combination and in either mode. All seven heads
-    run in every pass, also those whose output is dropped: in training their running statistics move.
+    run in every pass, also those whose output is dropped: in training their running statistics move (NOTES 4.10).
     """
 
     def __init__(self, options: argparse.Namespace):
         super().__init__()
         base, classes = options.base, options.num_classes
         self.cp = ContextPath(options)
-        self.ffm = FeatureFusion(4 * base + _CONTEXT)
-        self.conv_out = Head(256, 256, classes)
-        self.conv_out16 = Head(_CONTEXT, 64, classes)
-        self.conv_out32 = Head(_CONTEXT, 64, classes)
-        self.conv_out_sp16 = Head(8 * base, 64, 1)
-        self.conv_out_sp8 = Head(4 * base, 64, 1)
-        self.conv_out_sp4 = Head(base, 64, 1)
-        self.conv_out_sp2 = Head(base // 2, 64, 1)
+        self.ffm = FeatureFusionModule(4 * base + _CONTEXT)
+        self.conv_out = BiSeNetOutput(256, 256, classes)
+        self.conv_out16 = BiSeNetOutput(_CONTEXT, 64, classes)
+        self.conv_out32 = BiSeNetOutput(_CONTEXT, 64, classes)
+        self.conv_out_sp16 = BiSeNetOutput(8 * base, 64, 1)
+        self.conv_out_sp8 = BiSeNetOutput(4 * base, 64, 1)
+        self.conv_out_sp4 = BiSeNetOutput(base, 64, 1)
+        self.conv_out_sp2 = BiSeNetOutput(base // 2, 64, 1)
         details = [f"detail{stride}" for stride in (2, 4, 8) if getattr(options, f"use_boundary_{stride}")]
         self.outputs = ("out", "out16", "out32", *details)
         for name, module in self.named_modules():
@@ -242,33 +242,33 @@ class ReferenceSTDCSeg(nn.Module):
                 nn.init.kaiming_normal_(module.weight, a=1)
 
     def parts(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Everything of one pass by name, also what `forward` drops.
+        """Every intermediate result of one pass by name, also what `forward` drops.
 
         feat2 ... feat32, arm16, arm32, conv_avg, head32 (at 1/16), head16 (at 1/8), ffm, raw_out, raw_out16 (at 1/8),
         raw_out32 (at 1/16), detail2 ... detail16, and out, out16, out32 at full size.
         """
-        found = self.cp(images)
-        found["ffm"] = self.ffm(found["feat8"], found["head16"])
+        values = self.cp(images)
+        values["ffm"] = self.ffm(values["feat8"], values["head16"])
         for name, source in (("out", "ffm"), ("out16", "head16"), ("out32", "head32")):
-            found[f"raw_{name}"] = getattr(self, f"conv_{name}")(found[source])
-            found[name] = resize(found[f"raw_{name}"], images.shape[2:])
+            values[f"raw_{name}"] = getattr(self, f"conv_{name}")(values[source])
+            values[name] = resize(values[f"raw_{name}"], images.shape[2:])
         for stride in (2, 4, 8, 16):
-            found[f"detail{stride}"] = getattr(self, f"conv_out_sp{stride}")(found[f"feat{stride}"])
-        return found
+            values[f"detail{stride}"] = getattr(self, f"conv_out_sp{stride}")(values[f"feat{stride}"])
+        return values
 
     def segment(self, images: torch.Tensor) -> torch.Tensor:
-        """`out` alone, without the heads that only training needs: what is measured for speed."""
-        found = self.cp(images)
-        return resize(self.conv_out(self.ffm(found["feat8"], found["head16"])), images.shape[2:])
+        """`out` alone, without the heads that only training needs: for measuring speed."""
+        values = self.cp(images)
+        return resize(self.conv_out(self.ffm(values["feat8"], values["head16"])), images.shape[2:])
 
     def forward(self, images):
-        found = self.parts(images)
-        return {name: found[name] for name in self.outputs}
+        values = self.parts(images)
+        return {name: values[name] for name in self.outputs}
 
 
-def build_reference(options: argparse.Namespace) -> ReferenceSTDCSeg:
-    """The torch twin of `models.build_model(options)`, freshly initialised (sheet 4.6), in train mode."""
-    return ReferenceSTDCSeg(options)
+def build_reference(options: argparse.Namespace) -> ReferenceBiSeNet:
+    """The torch twin of `models.build_model(options)`, freshly initialised (NOTES 4.13), in train mode."""
+    return ReferenceBiSeNet(options)
 
 
 def build_reference_classifier(options: argparse.Namespace) -> STDCNet:

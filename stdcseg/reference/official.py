@@ -1,9 +1,9 @@
-"""An official checkout in the torch twin's place: `python align.py --reference DIR`.
+"""An official checkout instead of the torch twin: `python align.py --reference DIR`.
 
 The builders are those of `network`, `losses` and `training`, with the checkout's folder as one more argument; what they
-return is called in the same way but runs the classes of MichaelFan01/STDC-Seg, written for torch 1.1 and a GPU. Put
-in here: the arithmetic of its compiled norm (sheet 4.4), a CPU for its GPU, and a full set of outputs for those
-combinations of boundary options for which its network returns none (sheet 2). Everything runs on the CPU.
+return is called in the same way but runs the classes of MichaelFan01/STDC-Seg, written for torch 1.1 and a GPU. This
+module replaces its compiled norm by the same arithmetic (NOTES 4.11) and its GPU by the CPU, and gives the outputs for
+combinations of boundary options for which its network returns None (NOTES 2.4).
 """
 
 import argparse
@@ -30,7 +30,7 @@ _WHERE = (
 _MODULES = ("models.model_stages", "modules.bn", "nets.stdcnet", "loss.loss", "loss.detail_loss", "optimizer_loss")
 _FEATURES = tuple(f"feat{stride}" for stride in (2, 4, 8, 16, 32))
 _OUTPUTS = ("out", "out16", "out32", "detail2", "detail4", "detail8")
-# names of network.ReferenceSTDCSeg.parts -> modules of the official network
+# names of network.ReferenceBiSeNet.parts -> modules of the official network
 _PARTS = {
     "arm16": "cp.arm16",
     "arm32": "cp.arm32",
@@ -46,12 +46,12 @@ _PARTS = {
 
 
 def _in_place_norm(x, weight, bias, mean, var, training, momentum, eps, activation, slope):
-    """The compiled norm with activation "none", the only one that the network asks for (sheet 4.4)."""
+    """The compiled norm with activation "none", the only one that the network uses (NOTES 4.11)."""
     return nn.functional.batch_norm(x, mean, var, weight.abs() + eps, bias, training, momentum, eps)
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """Modules that the checkout imports and that cannot be had: the compiled norm, and torchvision, never used."""
+    """Stand-ins for modules that the checkout imports: the compiled norm, and torchvision, which it never uses."""
     norm = ModuleType("modules.functions")
     norm.inplace_abn = norm.inplace_abn_sync = _in_place_norm
     for name in ("relu", "leaky_relu", "elu", "none"):
@@ -64,10 +64,7 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 @contextmanager
 def _on_cpu() -> Iterator[None]:
-    """What is asked of a GPU happens on the CPU, and cross-entropy keeps the dtype of its logits.
-
-    (With float64 logits and float32 targets, as the official loss has them, torch's comes out in float32.)
-    """
+    """GPU calls act on the CPU, and binary cross-entropy keeps the dtype of its logits (NOTES 8.10)."""
     functional, cross_entropy = nn.functional, nn.functional.binary_cross_entropy_with_logits
     with (
         replaced(torch.Tensor, cuda=lambda tensor: tensor),
@@ -93,7 +90,7 @@ def _load(directory: Path) -> SimpleNamespace:
             optimizer=_optimizer_class(modules["optimizer_loss"].Optimizer),
         )
     except (ImportError, AttributeError, SyntaxError) as error:
-        raise InputError(f"--reference {directory}: its code is not the expected ({error}); {_WHERE}") from error
+        raise InputError(f"--reference {directory}: not the expected code ({error}); {_WHERE}") from error
 
 
 def _source(directory: str | Path) -> SimpleNamespace:
@@ -102,18 +99,18 @@ def _source(directory: str | Path) -> SimpleNamespace:
 
 def _network_class(official: type) -> type:
     class OfficialNetwork(official):
-        """The official network, called like `network.ReferenceSTDCSeg`."""
+        """The official network, called like `network.ReferenceBiSeNet`."""
 
         outputs: tuple[str, ...]
 
         def parts(self, images):
-            found = {}
+            kept = {}
 
             def keep(name):
-                return lambda module, inputs, value: found.update({name: value})
+                return lambda module, inputs, value: kept.update({name: value})
 
             def keep_features(module, inputs, values):
-                found.update(zip(_FEATURES, values, strict=True))
+                kept.update(zip(_FEATURES, values, strict=True))
 
             hooks = [self.get_submodule(path).register_forward_hook(keep(name)) for name, path in _PARTS.items()]
             hooks.append(self.cp.backbone.register_forward_hook(keep_features))
@@ -122,7 +119,7 @@ def _network_class(official: type) -> type:
             finally:
                 for hook in hooks:
                     hook.remove()
-            return found | dict(zip(_OUTPUTS, values, strict=True))
+            return kept | dict(zip(_OUTPUTS, values, strict=True))
 
         def forward(self, images):
             values = dict(zip(_OUTPUTS, super().forward(images), strict=True))
@@ -157,16 +154,16 @@ def _optimizer_class(official: type) -> type:
 
 def _check_width(options: argparse.Namespace) -> None:
     if options.base != 64:
-        raise InputError(f"--base {options.base}: the official network has 64 only; leave out --reference or --base")
+        raise InputError(f"--base {options.base}: the official network has only 64; omit --reference or --base")
 
 
 def build_reference(options: argparse.Namespace, directory: str | Path) -> nn.Module:
-    """The official network under the calls of `network.build_reference`: `parts`, `outputs`, dict outputs.
+    """The official network, called like that of `network.build_reference`: `parts`, `outputs`, dict outputs.
 
-    InputError where `directory` is no such checkout, or for another width than 64.
+    InputError if `directory` is not such a checkout, or for another width than 64.
     """
     _check_width(options)
-    # all detail heads are switched on, because for some combinations the official network returns nothing
+    # all detail heads are switched on, because for some combinations the official network returns None
     network = _source(directory).network(
         options.backbone,
         options.num_classes,
@@ -179,13 +176,13 @@ def build_reference(options: argparse.Namespace, directory: str | Path) -> nn.Mo
 
 
 def build_reference_classifier(options: argparse.Namespace, directory: str | Path) -> nn.Module:
-    """The official ImageNet classifier under the calls of `network.build_reference_classifier`."""
+    """The official ImageNet classifier, called like that of `network.build_reference_classifier`."""
     _check_width(options)
     return _source(directory).classifiers[options.backbone](use_conv_last=options.use_conv_last)
 
 
 class OfficialCriterion(ReferenceCriterion):
-    """The official losses under the calls of `losses.ReferenceCriterion`."""
+    """The official losses, called like `losses.ReferenceCriterion`."""
 
     def __init__(self, options: argparse.Namespace, source: SimpleNamespace):
         super().__init__(options)
@@ -203,7 +200,7 @@ class OfficialCriterion(ReferenceCriterion):
 
 
 def build_criterion(options: argparse.Namespace, directory: str | Path) -> OfficialCriterion:
-    """The official losses; InputError where `directory` is no such checkout."""
+    """The official losses; InputError if `directory` is not such a checkout."""
     return OfficialCriterion(options, _source(directory))
 
 
@@ -214,7 +211,7 @@ def _optimizer(model, loss, options: argparse.Namespace, directory: str | Path):
         (options.warmup_steps == 0, "--warmup_steps 0"),
     ):
         if given:
-            raise InputError(f"{option}: the official code has no such thing; leave out --reference or this option")
+            raise InputError(f"{option}: the official code does not have it; omit --reference or this option")
     return _source(directory).optimizer(
         model,
         loss,
@@ -233,7 +230,7 @@ def build_optimizer(
 ):
     """The official optimiser over the official groups: `zero_grad`, `step`, `param_groups`.
 
-    InputError for options that the official recipe does not have.
+    InputError for options that the official code does not have.
     """
     return _optimizer(network, criterion.boundaries, options, directory)
 
@@ -262,6 +259,6 @@ def learning_rate(iteration: int, options: argparse.Namespace, directory: str | 
 
 
 def set_learning_rate(optimizer, iteration: int, options: argparse.Namespace) -> float:
-    """Let the next `step` be that of `iteration`; returns its base rate. The optimiser knows `options` already."""
+    """Set the iteration of the next `step`; returns its base rate. The optimiser was built with `options`."""
     optimizer.it = iteration
     return optimizer.get_lr()

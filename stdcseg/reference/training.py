@@ -1,31 +1,32 @@
-"""torch's own SGD with the reference's parameter groups and schedules, from the fact sheet (section 6)."""
+"""torch's own SGD with the reference's parameter groups and schedules (NOTES 6)."""
 
 import argparse
 
 import torch
 from torch import nn
 
-from .network import InPlaceNorm
+from .network import InPlaceABN
 
-_HEAD_FACTOR = 10  # on the rate of fusion module and heads
-_REPRODUCTION_END_RATE = 1e-5
+_HEAD_FACTOR = 10  # times the base rate, for the fusion module and the heads
+_EARLIER_PORT_END = 1e-5  # last rate of Warmup_PolyDecay
 
 
 def parameter_groups(network: nn.Module, criterion: nn.Module, options: argparse.Namespace) -> list[dict]:
-    """The groups of sheet 6.1 in their order, each with names, params, weight_decay and lr_mul.
+    """The groups of NOTES 6.2 in their order, each with names, params, weight_decay and lr_mul.
 
-    0 and 1: weights and norms of the context path; 2 and 3: those of fusion module and heads; 4: fuse_kernel, left out
-    where it is fixed. The backbone's batch norms are in no group, unless options.train_backbone_norms puts them in 1.
+    0 and 1: weights and norms of the context path; 2 and 3: those of the fusion module and the heads; 4: fuse_kernel,
+    not there if it is fixed. The backbone's batch norms are in no group, unless options.train_backbone_norms puts them
+    in 1.
     """
     groups = [
         {"names": [], "params": [], "weight_decay": decay, "lr_mul": factor}
         for factor in (1, _HEAD_FACTOR)
         for decay in (options.weight_decay, 0.0)
     ]
-    for path, module in network.named_modules():  # each once, though the backbone's have two names
-        ours = isinstance(module, InPlaceNorm)
-        is_norm = ours or isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
-        if is_norm and not ours and not (options.train_backbone_norms and isinstance(module, nn.BatchNorm2d)):
+    for path, module in network.named_modules():  # each module once, though the backbone's have two names
+        is_norm = isinstance(module, InPlaceABN | nn.BatchNorm1d | nn.BatchNorm2d)
+        trained_norms = (InPlaceABN, nn.BatchNorm2d) if options.train_backbone_norms else InPlaceABN
+        if is_norm and not isinstance(module, trained_norms):
             continue
         group = groups[(0 if path.startswith("cp.") else 2) + is_norm]
         for name, parameter in module.named_parameters(recurse=False):
@@ -43,19 +44,19 @@ def build_optimizer(network: nn.Module, criterion: nn.Module, options: argparse.
 
 
 def learning_rate(iteration: int, options: argparse.Namespace) -> float:
-    """Base rate of step `iteration` (0-based) under options.lr_scheduler (sheet 6.2 and 6.7)."""
+    """Base rate of step `iteration` (0-based) under options.lr_scheduler (NOTES 6.5, 6.6)."""
     first, top, warmup = options.warmup_start_lr, options.lr, options.warmup_steps
     exponential = options.lr_scheduler == "warmup_poly"
     if iteration < warmup:
         done = iteration / warmup
         return first * (top / first) ** done if exponential else first + (top - first) * done
     left = (1 - (iteration - warmup) / (options.max_iter - warmup)) ** options.power
-    end = 0.0 if exponential else _REPRODUCTION_END_RATE
+    end = 0.0 if exponential else _EARLIER_PORT_END
     return (top - end) * left + end
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, iteration: int, options: argparse.Namespace) -> float:
-    """Give every group its rate of this step; returns the base rate."""
+    """Set the rate of every group for this step; returns the base rate."""
     rate = learning_rate(iteration, options)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_mul"]

@@ -31,7 +31,7 @@ from datasets import (
     IGNORE,
     LABELS,
     PALETTE,
-    Cityscapes,
+    CityScapes,
     EpochBatchSampler,
     EvalTransform,
     TrainTransform,
@@ -74,7 +74,7 @@ def frame_test(function):
 
 
 def formula_label(figures) -> np.ndarray:
-    """The label ids that stand beside the frame (fact sheet 9): uint8 [H, W]."""
+    """The label ids that belong to the frame (NOTES 9.6): uint8 [H, W]."""
     width, height = figures["meta/image_size"].tolist()
     block, a, b = figures["meta/label_blocks"].tolist()
     y, x = np.mgrid[:height, :width] // block
@@ -111,7 +111,7 @@ class Recorded:
 def port_stages(image: Image.Image, label: Image.Image, opts, draws):
     image = transforms.colour_jitter(image, draws)
     yield "jitter", np.asarray(image), np.asarray(label)
-    image, label = transforms.random_flip(image, label, draws)
+    image, label = transforms.horizontal_flip(image, label, draws)
     yield "flip", np.asarray(image), np.asarray(label)
     image, label = transforms.random_scale(image, label, opts.scales, draws)
     yield "scale", np.asarray(image), np.asarray(label)
@@ -154,7 +154,7 @@ def twin_val(root, index):
 
 
 def port_names(root, split):
-    return Cityscapes(root, split, EvalTransform()).names
+    return CityScapes(root, split, EvalTransform()).names
 
 
 def twin_names(root, split):
@@ -352,7 +352,7 @@ class Fixed:
 
 
 def test_jitter_is_the_closed_form():
-    """All brightness levels, all constants, many factors: Pillow's enhancers against the sheet's formula (3.3)."""
+    """All brightness levels, all constants, many factors: Pillow's enhancers against the formula (NOTES 3.5)."""
     rng = np.random.default_rng(0)
     levels = np.stack(np.meshgrid(np.arange(0, 256, 5), np.arange(0, 256, 5)), -1).reshape(52, 52, 2)
     levels = np.concatenate([levels, rng.integers(0, 256, (52, 52, 1))], -1).astype(np.uint8)
@@ -370,7 +370,7 @@ def test_flip_keeps_above_a_half():
     image, label = picture(7, 4), label_picture(7, 4)
     for value, flipped in [(0.0, True), (0.5, True), (math.nextafter(0.5, 1), False), (0.99, False)]:
         draws = argparse.Namespace(random=lambda value=value: value)
-        for given_, result in zip((image, label), transforms.random_flip(image, label, draws), strict=True):
+        for given_, result in zip((image, label), transforms.horizontal_flip(image, label, draws), strict=True):
             step = -1 if flipped else 1
             np.testing.assert_array_equal(np.asarray(result), np.asarray(given_)[:, ::step])
 
@@ -488,7 +488,7 @@ def draw_split(root: Path, split: str, layout: dict[str, int], size=(64, 32)) ->
 
 
 def files_of(root: Path, split: str, index: int) -> tuple[Path, Path]:
-    dataset = Cityscapes(root, split, EvalTransform())
+    dataset = CityScapes(root, split, EvalTransform())
     return dataset.image_path(index), dataset.label_path(index)
 
 
@@ -524,7 +524,7 @@ def test_draws_are_of_seed_epoch_and_index(tmp_path):
     draw_split(tmp_path, "train", {"ulm": 3})
 
     def first(seed, epoch, index):
-        dataset = Cityscapes(tmp_path, "train", EvalTransform(), seed=seed)
+        dataset = CityScapes(tmp_path, "train", EvalTransform(), seed=seed)
         dataset.set_epoch(epoch)
         value = dataset.draws(index).random()
         random.seed(1)
@@ -583,15 +583,15 @@ def test_no_pictures(tmp_path):
     draw_split(tmp_path, "val", {"ulm": 0, "lindau": 0})
     (tmp_path / "leftImg8bit/val/ulm/picture.png").touch()
     with pytest.raises(InputError) as caught:
-        Cityscapes(tmp_path, "val", EvalTransform())
-    one_line(caught, tmp_path / "leftImg8bit/val", "no picture", "_leftImg8bit.png")
+        CityScapes(tmp_path, "val", EvalTransform())
+    one_line(caught, tmp_path / "leftImg8bit/val", "no image", "_leftImg8bit.png")
 
 
 def test_unlistable_folder(tmp_path):
     folder = draw_split(tmp_path, "val", {"ulm": 1}) / "leftImg8bit/val"
     (folder / "loop").symlink_to(folder / "loop")
     with pytest.raises(InputError) as caught:
-        Cityscapes(tmp_path, "val", EvalTransform())
+        CityScapes(tmp_path, "val", EvalTransform())
     one_line(caught, folder, "cannot be listed")
 
 
@@ -600,12 +600,12 @@ def test_missing_labels(tmp_path):
     image, label = files_of(tmp_path, "val", 1)
     label.unlink()
     with pytest.raises(InputError) as caught:
-        Cityscapes(tmp_path, "val", EvalTransform())
+        CityScapes(tmp_path, "val", EvalTransform())
     one_line(caught, image, label)
     assert "more" not in str(caught.value)
     shutil.rmtree(tmp_path / "gtFine/val/ulm")
     with pytest.raises(InputError) as caught:
-        Cityscapes(tmp_path, "val", EvalTransform())
+        CityScapes(tmp_path, "val", EvalTransform())
     one_line(caught, image, label, "3 more")
 
 
@@ -719,7 +719,7 @@ def test_labels_of_another_kind(tmp_path, kind):
     else:
         label_picture(64, 32).convert(kind).save(path)
     with pytest.raises(InputError) as caught:
-        Cityscapes(root, "val", EvalTransform())[0]
+        CityScapes(root, "val", EvalTransform())[0]
     one_line(caught, path, "single-channel 8-bit", "labelIds")
 
 
@@ -728,7 +728,7 @@ def test_label_of_another_size(tmp_path):
     image, label = files_of(root, "val", 0)
     label_picture(32, 64).save(label)
     with pytest.raises(InputError) as caught:
-        Cityscapes(root, "val", EvalTransform())[0]
+        CityScapes(root, "val", EvalTransform())[0]
     one_line(caught, image, label, "64x32", "32x64")
 
 
@@ -738,7 +738,7 @@ def test_label_ids_out_of_range(tmp_path):
     ids = np.asarray(label_picture(64, 32)).copy()
     ids[0, :5] = 255  # licence plates are stored so
     Image.fromarray(ids).save(label)
-    dataset = Cityscapes(root, "val", EvalTransform())
+    dataset = CityScapes(root, "val", EvalTransform())
     assert (dataset[0][1][0, :5] == IGNORE).all()
     ids[3, 4:6] = 34, 254
     Image.fromarray(ids).save(label)
@@ -753,7 +753,7 @@ def test_label_ids_out_of_range(tmp_path):
 
 
 def test_index_beyond_the_end(tmp_path):
-    dataset = Cityscapes(draw_split(tmp_path, "val", {"ulm": 2}), "val", EvalTransform())
+    dataset = CityScapes(draw_split(tmp_path, "val", {"ulm": 2}), "val", EvalTransform())
     with pytest.raises(IndexError):
         dataset[2]
 
@@ -763,12 +763,12 @@ def test_index_beyond_the_end(tmp_path):
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def train_set(root: Path, count: int = 7, **changes) -> Cityscapes:
+def train_set(root: Path, count: int = 7, **changes) -> CityScapes:
     draw_split(root, "train", {"ulm": count})
     return build_dataset(options(data_path=root, crop_size=[32, 24], seed=3, **changes), "train")
 
 
-def val_set(root: Path, count: int = 6) -> Cityscapes:
+def val_set(root: Path, count: int = 6) -> CityScapes:
     return build_dataset(options(data_path=draw_split(root, "val", {"ulm": count})), "val")
 
 
@@ -966,7 +966,7 @@ def test_order_is_a_permutation_of_seed_and_epoch():
 
 
 def test_the_official_epoch():
-    """Fact sheet 3.3: on 3 processes 992 samples each, 62 batches of 16."""
+    """NOTES 3.11: on 3 processes 992 samples each, 62 batches of 16."""
     sampler = EpochBatchSampler(2975, 16, world=3, drop_last=True)
     assert (sampler.samples_per_epoch, sampler.steps_per_epoch, len(sampler)) == (992, 62, 62)
     assert EpochBatchSampler(2975, 16, drop_last=True).steps_per_epoch == 185

@@ -1,4 +1,4 @@
-"""The Paddle networks, losses, optimiser and schedules against figures of the official code (fact sheet section 9)."""
+"""The Paddle networks, losses, optimiser and schedules against figures of the official code (NOTES 9)."""
 
 import re
 
@@ -19,10 +19,10 @@ from golden_files import (
     official_shapes,
     part_of,
 )
-from losses import Criterion, DetailLoss, OhemCrossEntropy
-from losses.detail import boundary_maps, detail_target, dice_loss
+from losses import Criterion, DetailAggregateLoss, OhemCELoss
+from losses.detail import boundary_maps, detail_target, dice_loss_func
 from models import build_classifier, build_model, fold_norms, resize_bilinear
-from models.layers import ABN
+from models.layers import InPlaceABNSync
 from optimizers import build_optimizer, build_scheduler, parameter_groups
 from options import parse_options
 
@@ -172,7 +172,7 @@ def test_segmentation_in_eval_mode(folder, variant, dtype, suffix):
         for name, value in (parts | {name: value.numpy() for name, value in outputs.items()}).items():
             key = f"{case}/{name}"
             if f"output{suffix}/{key}" in file.files:
-                # 1e-9 in float64 for resized outputs too, where the sheet allows Paddle's own operator 1e-5
+                # 1e-9 in float64 for resized outputs too, where Paddle's own operator would be 1e-5 off (NOTES 8.3)
                 limit = 1e-5 if dtype == "float32" else 1e-9
                 near(part_of(file, key, value), file[f"output{suffix}/{key}"], limit, key)
                 checked += 1
@@ -210,7 +210,7 @@ def test_plain_batch_norms(folder, variant):
 
 def _use_weights_as_they_are(model) -> None:
     for layer in model.sublayers():
-        if isinstance(layer, ABN):
+        if isinstance(layer, InPlaceABNSync):
             layer.scale = lambda layer=layer: layer.weight
 
 
@@ -372,7 +372,7 @@ def test_ohem(folder, case, dtype, suffix):
     file, limit = golden(folder, "loss"), {"float32": 1e-6, "float64": 1e-12}[dtype]
     logits = paddle.to_tensor(file[f"input/{case}/logits"].astype(dtype), stop_gradient=False)
     labels = paddle.to_tensor(file[f"input/{case}/labels"].astype("int64"))
-    loss = OhemCrossEntropy(float(file[f"meta/{case}/thresh"]), int(file[f"meta/{case}/n_min"]))(logits, labels)
+    loss = OhemCELoss(float(file[f"meta/{case}/thresh"]), int(file[f"meta/{case}/n_min"]))(logits, labels)
     loss.backward()
     assert float(loss) == pytest.approx(float(file[f"loss{suffix}/{case}"]), rel=limit)
     gradient, expected = logits.grad.numpy()[:, ::3, ::2, ::2], file[f"grad{suffix}/{case}"]
@@ -384,13 +384,13 @@ def test_ohem(folder, case, dtype, suffix):
 def test_edges_of_ohem():
     logits, labels = paddle.randn([1, 4, 4, 4]), paddle.zeros([1, 4, 4], "int64")
     with pytest.raises(IndexError, match="--n_min"):
-        OhemCrossEntropy(n_min=16)(logits, labels)
+        OhemCELoss(n_min=16)(logits, labels)
     sure = paddle.concat([paddle.full([1, 1, 4, 4], 50.0), paddle.zeros([1, 3, 4, 4])], axis=1)
-    assert np.isnan(float(OhemCrossEntropy(n_min=0)(sure, labels)))
-    assert float(OhemCrossEntropy(n_min=3)(-sure, labels)) == pytest.approx(50 + np.log(3 + np.exp(-50.0)), rel=1e-6)
+    assert np.isnan(float(OhemCELoss(n_min=0)(sure, labels)))
+    assert float(OhemCELoss(n_min=3)(-sure, labels)) == pytest.approx(50 + np.log(3 + np.exp(-50.0)), rel=1e-6)
     for wrong in (-1, 4, 254):
         with pytest.raises(ValueError, match="train ids"):
-            OhemCrossEntropy(n_min=1)(logits, labels + wrong)
+            OhemCELoss(n_min=1)(logits, labels + wrong)
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
@@ -398,7 +398,7 @@ def test_edges_of_ohem():
 def test_detail_loss(folder, case, dtype, suffix):
     file = golden(folder, "loss")
     labels = paddle.to_tensor(file[f"input/{case}/labels"].astype("int64"))
-    detail = DetailLoss()
+    detail = DetailAggregateLoss()
     scale = paddle.to_tensor(np.float32(file[f"meta/{case}/fuse_scale"]))
     paddle.assign(detail.fuse_kernel * scale, detail.fuse_kernel)
     np.testing.assert_array_equal(detail_target(labels, detail.fuse_kernel), file[f"output/{case}/target"])
@@ -424,7 +424,7 @@ def test_detail_loss(folder, case, dtype, suffix):
 @pytest.mark.parametrize("folder", LOSSES)
 def test_dice(folder):
     file = golden(folder, "loss")
-    value = dice_loss(paddle.to_tensor(file["input/dice/p"]), paddle.to_tensor(file["input/dice/t"]))
+    value = dice_loss_func(paddle.to_tensor(file["input/dice/p"]), paddle.to_tensor(file["input/dice/t"]))
     assert float(value) == pytest.approx(float(file["loss64/dice"]), rel=1e-12)
 
 
@@ -446,7 +446,7 @@ def test_norm_outside_the_backbone(folder, dtype, suffix):
     """Positive, negative and zero weights."""
     file, limit = golden(folder, "loss"), {"float32": 1e-5, "float64": 1e-9}[dtype]
     given = {name: file[f"input/abn/{name}"] for name in ("x", "up", "weight", "bias", "running_mean", "running_var")}
-    layer = ABN(len(given["weight"]))
+    layer = InPlaceABNSync(len(given["weight"]))
     names = {"weight": "weight", "bias": "bias", "_mean": "running_mean", "_variance": "running_var"}
     layer.set_state_dict({name: given[key] for name, key in names.items()})
     layer.to(dtype=dtype)
@@ -510,7 +510,7 @@ def test_fuse_kernel_over_a_whole_training(folder, run):
     file, ending = golden(folder, "schedule"), "" if run == "first" else "_second"
     lr0, warmup, start, steps, _, momentum, decay = file[f"meta/{run}"].tolist()
     argv = f"--lr {lr0} --warmup_steps {int(warmup)} --warmup_start_lr {start} --max_iter {int(steps)}".split()
-    scheduler, detail = build_scheduler(parse_options(argv)), DetailLoss()
+    scheduler, detail = build_scheduler(parse_options(argv)), DetailAggregateLoss()
     kernel = detail.fuse_kernel
     optimizer = paddle.optimizer.Momentum(
         scheduler, momentum, parameters=[{"params": [kernel], "weight_decay": decay, "learning_rate": 1.0}]

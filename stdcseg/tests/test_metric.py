@@ -1,4 +1,4 @@
-"""Metrics and whole-picture inference, port and twin, against figures of the official code (fact sheet 9, "metric")."""
+"""Metrics and whole-picture inference, port and twin, against figures of the official code (NOTES 7, 9)."""
 
 import json
 import re
@@ -151,7 +151,7 @@ def test_what_is_no_class_is_refused(predictions, labels, said):
     assert port.matrix.sum() == 0
 
 
-# ------------------------------------------------------------------------------------------- one scale (fact sheet 7.1)
+# ------------------------------------------------------------------------------------------- one scale -- (NOTES 7.1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -253,7 +253,7 @@ def test_frame_logits(folder, scale, dtype):
     assert abs(close - file[f"post{suffix}/{key}/margin_below_1e-3"]) <= 1
 
 
-# ------------------------------------------------------------------------------------ windows, flips (fact sheet 7.2)
+# ------------------------------------------------------------------------------------ windows, flips -- (NOTES 7.3)
 
 
 def convolution(number: int, dtype: str):

@@ -1,4 +1,4 @@
-"""The torch twin against figures of the official code (fact sheet 9). Limits are the sheet's.
+"""The torch twin against figures of the official code, within the bounds of NOTES 9.4.
 
 `suffix` is "" for the official code's float32 run and "64" for its float64 run. What a file does not hold is not asked
 for, so that slim and held-out files can be read too; seeds, shapes, slices and n_min come from the file.
@@ -18,7 +18,7 @@ from golden_files import BACKBONES, files_of, formula_images, formula_weights, g
 from options import parse_options
 from reference import official
 from reference.losses import boundary_maps, build_criterion, detail_loss, detail_target, dice_loss, ohem_cross_entropy
-from reference.network import InPlaceNorm, build_reference, build_reference_classifier, resize
+from reference.network import InPlaceABN, build_reference, build_reference_classifier, resize
 from reference.training import build_optimizer, learning_rate, parameter_groups, set_learning_rate
 
 ALL_BOUNDARIES = [word for stride in (2, 4, 8) for word in (f"--use_boundary_{stride}", "true")]
@@ -186,7 +186,7 @@ def test_plain_batch_norm(folder, variant):
         network = segmentation(folder, variant, "float64")
         for module in list(network.modules()):
             for child, norm in list(module.named_children()):
-                if isinstance(norm, InPlaceNorm):
+                if isinstance(norm, InPlaceABN):
                     plain = torch.nn.BatchNorm2d(len(norm.weight)).double()
                     plain.load_state_dict(norm.state_dict(), strict=False)
                     if how == "plain_bn_folded":
@@ -423,7 +423,7 @@ def test_in_place_norm(folder, dtype, suffix):
     file = golden(folder, "loss")
     limit = 1e-12 if suffix else 1e-5
     given = {name: torch.from_numpy(array.astype(dtype)) for name, array in under(file, "input/abn/").items()}
-    norm = InPlaceNorm(given["x"].shape[1])
+    norm = InPlaceABN(given["x"].shape[1])
     norm.load_state_dict({name: given[name] for name in norm.state_dict()})
     norm.to(getattr(torch, dtype))
     x = given["x"].requires_grad_()

@@ -1,4 +1,4 @@
-"""The segmentation network (paper sections 3.2 and 3.3; fact sheet 4.3). Tensor names are the official checkpoint's."""
+"""The segmentation network (paper sections 3.2 and 3.3; NOTES 4.7 to 4.13). Tensor names are the official ones."""
 
 import math
 from collections.abc import Sequence
@@ -7,28 +7,28 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from .layers import ABN, resize_bilinear, resize_nearest
+from .layers import InPlaceABNSync, resize_bilinear, resize_nearest
 from .stdcnet import STDCNet
 
 CONTEXT = 128  # channels of the context path
-FUSED = 256  # of the feature fusion module
+FUSED = 256  # channels of the feature fusion module
 DETAIL_STRIDES = (2, 4, 8)
 
 
 class ConvBNReLU(nn.Layer):
-    """Convolution, norm, ReLU."""
+    """Convolution, InPlaceABNSync, ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3):
         super().__init__()
         self.conv = nn.Conv2D(inputs, outputs, kernel, padding=kernel // 2, bias_attr=False)
-        self.bn = ABN(outputs)
+        self.bn = InPlaceABNSync(outputs)
 
     def forward(self, x):
         return F.relu(self.bn(self.conv(x)))
 
 
-class Head(nn.Layer):
-    """A 3x3 ConvBNReLU and a 1x1 convolution to the logits."""
+class BiSeNetOutput(nn.Layer):
+    """A head: a 3x3 ConvBNReLU and a 1x1 convolution to the logits, at the feature's own resolution."""
 
     def __init__(self, inputs: int, middle: int, outputs: int):
         super().__init__()
@@ -40,13 +40,13 @@ class Head(nn.Layer):
 
 
 class AttentionRefinementModule(nn.Layer):
-    """Features times their channels' attention, which the global average decides."""
+    """Features times the attention of their channels, computed from the global average."""
 
     def __init__(self, inputs: int, outputs: int = CONTEXT):
         super().__init__()
         self.conv = ConvBNReLU(inputs, outputs)
         self.conv_atten = nn.Conv2D(outputs, outputs, 1, bias_attr=False)
-        self.bn_atten = ABN(outputs)
+        self.bn_atten = InPlaceABNSync(outputs)
 
     def forward(self, x):
         feature = self.conv(x)
@@ -57,7 +57,7 @@ class AttentionRefinementModule(nn.Layer):
 class ContextPath(nn.Layer):
     """Backbone and context: forward(images) -> (the backbone's five features, cp8, cp16).
 
-    cp8 has the size of the 1/8 feature and cp16 that of the 1/16 one; both [N, 128, ...].
+    cp8 has the size of the 1/8 feature and cp16 that of the 1/16 feature; both have 128 channels (NOTES 4.8).
     """
 
     def __init__(self, backbone: STDCNet):
@@ -79,7 +79,7 @@ class ContextPath(nn.Layer):
 
 
 class FeatureFusionModule(nn.Layer):
-    """Spatial and context features together, then weighted by channel attention."""
+    """Spatial and context features concatenated, then weighted by channel attention (NOTES 4.9)."""
 
     def __init__(self, inputs: int, outputs: int = FUSED):
         super().__init__()
@@ -93,7 +93,7 @@ class FeatureFusionModule(nn.Layer):
         return feature * F.sigmoid(self.conv2(attention)) + feature
 
 
-class STDCSeg(nn.Layer):
+class BiSeNet(nn.Layer):
     """STDC-Seg: forward(images [N, 3, H, W]) -> dict of logits.
 
     `out`, `out16`, `out32`: [N, classes, H, W]; `detail2`, `detail4`, `detail8` for the strides in `boundaries`:
@@ -106,13 +106,13 @@ class STDCSeg(nn.Layer):
         width2, width4, width8, width16, _ = backbone.widths
         self.cp = ContextPath(backbone)
         self.ffm = FeatureFusionModule(width8 + CONTEXT)
-        self.conv_out = Head(FUSED, 256, num_classes)
-        self.conv_out16 = Head(CONTEXT, 64, num_classes)
-        self.conv_out32 = Head(CONTEXT, 64, num_classes)
-        self.conv_out_sp16 = Head(width16, 64, 1)
-        self.conv_out_sp8 = Head(width8, 64, 1)
-        self.conv_out_sp4 = Head(width4, 64, 1)
-        self.conv_out_sp2 = Head(width2, 64, 1)
+        self.conv_out = BiSeNetOutput(FUSED, 256, num_classes)
+        self.conv_out16 = BiSeNetOutput(CONTEXT, 64, num_classes)
+        self.conv_out32 = BiSeNetOutput(CONTEXT, 64, num_classes)
+        self.conv_out_sp16 = BiSeNetOutput(width16, 64, 1)
+        self.conv_out_sp8 = BiSeNetOutput(width8, 64, 1)
+        self.conv_out_sp4 = BiSeNetOutput(width4, 64, 1)
+        self.conv_out_sp2 = BiSeNetOutput(width2, 64, 1)
         for part in self.children():
             for name, layer in part.named_sublayers():
                 if isinstance(layer, nn.Conv2D) and not name.startswith("backbone."):
@@ -134,13 +134,13 @@ class STDCSeg(nn.Layer):
             if stride in self.boundaries:
                 outputs[f"detail{stride}"] = head(feature)
             elif self.training:
-                # the reference computes these too and drops them, so their running statistics move all the same
+                # the reference computes these too and drops them, so their running statistics move (NOTES 4.10)
                 with paddle.no_grad():
                     head.conv(feature)
         return outputs
 
     def idle_layers(self) -> list[nn.Layer]:
-        """The layers of the official checkpoint that no loss reaches: the classifier's, and detail heads not in use."""
+        """The layers of the official checkpoint that no loss reaches: the classifier's, and unused detail heads."""
         backbone = self.cp.backbone
         idle = [backbone.fc, backbone.bn, backbone.linear, self.conv_out_sp16]
         if not backbone.use_conv_last:
