@@ -1,16 +1,17 @@
 # Everything starts here; `make` alone prints the help. Each target does its own set-up.
 
 PAPERS   := $(patsubst %/paper.mk,%,$(wildcard */paper.mk))
-PYTHON   ?= $(or $(shell for python in python3.11 python3.12 python3.13; do \
-                $$python -c "" 2>/dev/null && echo $$python && break; done),python3)
-PIP_ARGS ?=
-EXTRAS   ?= align,export,dev
 VENV     := .venv
 RUN      := $(VENV)/bin/python
+# The environment's own Python where there is one, so that a set-up that is repeated keeps it.
+PYTHON   ?= $(firstword $(wildcard $(RUN)) $(shell for python in python3.11 python3.12 python3.13; do \
+                $$python -c "" 2>/dev/null && echo $$python && break; done) python3)
 # Which Paddle the environment holds, of gpu and cpu; PADDLE is the one to have.
 dist-info = $(wildcard $(VENV)/lib/python3*/site-packages/$(1)-*.dist-info)
 PRESENT  := $(if $(call dist-info,paddlepaddle_gpu),gpu) $(if $(call dist-info,paddlepaddle),cpu)
 PADDLE   ?= $(or $(firstword $(PRESENT)),cpu)
+PIP_ARGS ?=
+EXTRAS   ?= align,export,dev
 
 # Variables of the targets; empty ones fall back to the paper's mini data set and the weights trained on it.
 DATA    ?=
@@ -61,26 +62,28 @@ USED := paddle paddle.distributed.launch paddle.inference torch torch._dynamo vi
 IMPORT := import importlib, importlib.util as u, sys; \
     [importlib.import_module(name) for name in sys.argv[1:] if u.find_spec(name.partition(".")[0])]
 
-# Versions of Python that pyproject.toml allows; whether the environment is of another version than $(PYTHON).
-VERSION = import sys; print(*sys.version_info[:2], sep=".")
-FIT     = $(filter 3.11 3.12 3.13,$(shell $(PYTHON) -c '$(VERSION)' 2>/dev/null))
-RENEWED = $(if $(wildcard $(RUN)),$(filter-out $(FIT),$(shell $(RUN) -c '$(VERSION)' 2>/dev/null || echo none)))
-WHEELS  = $(patsubst cpu,paddlepaddle,$(patsubst gpu,paddlepaddle-gpu,$(PRESENT)))
-PIP     = $(RUN) -m pip --quiet --disable-pip-version-check
+# What the environment has and was not asked for: another version than the PYTHON that is given, another Paddle.
+version      = $(shell $(1) -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null)
+OTHER_PYTHON := $(if $(filter file,$(origin PYTHON)),,$(if $(wildcard $(RUN)),$(filter-out \
+                    $(call version,$(PYTHON)),$(or $(call version,$(RUN)),none))))
+OTHER_PADDLE := $(filter-out $(PADDLE),$(PRESENT))
+comma        := ,
+PIP          := $(RUN) -m pip --quiet --disable-pip-version-check
 
-# Both wheels of Paddle install the package `paddle`: the other one is removed first, once it is certain that the one
-# asked for can be had.
-$(STAMP): pyproject.toml $(if $(filter-out $(PADDLE),$(PRESENT)),swap)
-	$(if $(filter cpu gpu,$(PADDLE)),,$(error PADDLE=$(PADDLE): cpu or gpu))
-	$(if $(FIT),,$(error $(PYTHON) is not Python 3.11, 3.12 or 3.13; name one that is: make setup PYTHON=FILE))
-	$(PYTHON) -m venv $(if $(RENEWED),--clear) $(VENV)
-	$(if $(filter-out $(PADDLE),$(PRESENT)),$(PIP) install --dry-run $(PIP_ARGS) '.[$(PADDLE)]' && rm -f $@ \
-	    && $(PIP) uninstall --yes $(WHEELS))
-	$(PIP) install --no-compile $(PIP_ARGS) --editable '.[$(PADDLE),$(EXTRAS)]'
+# Both wheels of Paddle install the package `paddle`. So the other one is removed before, once it is certain that the
+# one asked for can be had.
+$(STAMP): pyproject.toml $(if $(OTHER_PYTHON)$(OTHER_PADDLE),change)
+	$(if $(filter cpu gpu,$(PADDLE)),,$(error PADDLE=$(PADDLE): give cpu or gpu))
+	$(if $(filter 3.11 3.12 3.13,$(call version,$(PYTHON))),,$(error \
+	    PYTHON=$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make setup PYTHON=/usr/bin/python3.12))
+	$(if $(OTHER_PYTHON),$(PYTHON) -m venv --clear $(VENV),test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV))
+	$(if $(OTHER_PADDLE),$(PIP) install --dry-run $(PIP_ARGS) '.[$(PADDLE)]')
+	$(if $(OTHER_PADDLE),rm -f $@; $(PIP) uninstall --yes $(patsubst gpu,paddlepaddle-gpu,$(PRESENT:cpu=paddlepaddle)))
+	$(PIP) install --no-compile $(PIP_ARGS) --editable '.[$(PADDLE)$(addprefix $(comma),$(EXTRAS))]'
 	@env -u PYTHONDONTWRITEBYTECODE $(RUN) -W ignore -c '$(IMPORT)' $(USED) >/dev/null
 	touch $@
 
-.PHONY: swap
+.PHONY: change
 
 # ---------------------------------------------------------------------------------------------------- targets by paper
 
