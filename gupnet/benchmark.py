@@ -95,7 +95,7 @@ def _paddle_inference(side: str, part: str, options: argparse.Namespace) -> Call
         tensors = [paddle.to_tensor(array) for array in inputs]
         if part == "whole":
             return paddle.no_grad()(lambda: model(*tensors, mode="test"))
-        return paddle.no_grad()(lambda: [output.numpy() for output in export.dense_part(model, tensors[0])])
+        return paddle.no_grad()(lambda: [output.numpy() for output in _dense_outputs(model, tensors[0])])
     if part == "whole":
         engine = export.exported_engine(model, options)
         return lambda: engine(*inputs)
@@ -110,8 +110,13 @@ def _paddle_inference(side: str, part: str, options: argparse.Namespace) -> Call
     return lambda: engine(inputs[0])
 
 
+def _dense_outputs(model, images) -> list:
+    features, dense = model.dense(images)
+    return [features, *dense.values()]
+
+
 def _targets(batch: int, options: argparse.Namespace, objects: int = 8) -> dict[str, np.ndarray]:
-    """Random targets with `objects` objects in each picture, in the shapes of fact sheet 3.5."""
+    """Random targets with `objects` objects in each picture, in the shapes of the data set's (NOTES 3.14)."""
     rng = np.random.default_rng(0)
     width, height = (side // 4 for side in options.input_size)
     shapes = {"depth": 1, "size_2d": 2, "offset_2d": 2, "offset_3d": 2, "size_3d": 3, "heading_res": 1}

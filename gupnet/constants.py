@@ -1,10 +1,10 @@
-"""Constants of the paper's code (fact sheet 3.2): classes, mean sizes, heading bins, the feature map's scale."""
+"""Constants of the paper's code (NOTES 2.7): classes, mean sizes, heading bins, the feature map's scale."""
 
 import numpy as np
 
-#: class ids are positions in here: the order of the heatmap's channels and of the mean sizes
+#: in the order of class ids, heatmap channels and mean sizes
 CLASSES = ("Pedestrian", "Car", "Cyclist")
-#: [3, 3] float64: height, width, length of each class in metres
+#: [3, 3] float64: height, width, length of each class, metres
 MEAN_SIZES = np.array(
     [
         [1.76255119, 0.66068622, 0.84422524],
@@ -14,12 +14,12 @@ MEAN_SIZES = np.array(
 )
 #: bins of the heading; bin b is centred at b * 2 pi / 12
 HEADING_BINS = 12
-#: pixels of the network's input to a cell of the feature map, on both axes
+#: pixels of the network's input per cell of the feature map, on both axes
 DOWN_RATIO = 4
-#: objects of an image: slots of the targets, and peaks of the heatmap
+#: objects per image: slots of the targets, and peaks of the heatmap
 MAX_OBJECTS = 50
 #: width and height of the network's input
 INPUT_SIZE = (1280, 384)
-#: of RGB in 0..1
+#: of RGB values in 0..1
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)

@@ -1,13 +1,12 @@
-"""Official .pth <-> .pdparams, either way, by the name of what is to be written.
+"""Official .pth <-> .pdparams, in the direction that the suffix of DST says.
 
     python convert.py checkpoint_epoch_140.pth gupnet.pdparams
     python convert.py gupnet.pdparams gupnet.pth
     python convert.py output/latest gupnet.pth
     python convert.py dla34-ba72cf86.pth dla34.pdparams
 
-Takes the checkpoints that the reference's trainer writes (`model_state` of them; the optimiser's state is left out and
-said so), bare state dicts, and ImageNet's file of the backbone, told by its names. Nothing else is left over on either
-side.
+Reads checkpoints of the reference's trainer (their `model_state`; the optimiser's state is left out, with a note), bare
+state dicts, and ImageNet's file of the backbone, recognised by its names. All other tensors must match one to one.
 """
 
 import argparse
@@ -30,15 +29,15 @@ def load_official(model: GUPNet, path: str | Path) -> convert.Report:
 
 
 def load_backbone(model: GUPNet, path: str | Path) -> convert.Report:
-    """Fill the backbone from ImageNet's file, torch's or converted, strictly; `fc` keeps its own start.
+    """Fill the backbone from ImageNet's file, torch's or converted, strictly; `fc` keeps its own initialisation.
 
-    As in the reference, `fc` of the file, of whatever number of classes, must be there and comes to no use. Raises
-    InputError (ConversionError) when the file is of another network; the model is then as it was.
+    The file's `fc`, of any number of classes, must be there and is not used (NOTES 1.3). Raises InputError
+    (ConversionError) when the file is of another network; the model is then as it was.
     """
     file = read_weights(path)
     classifier = backbone_of(file)
     if classifier is None:
-        raise InputError(f"{path}: has no base_layer.0.weight, so no weights of DLA-34 alone; give dla34-ba72cf86.pth")
+        raise InputError(f"{path}: has no base_layer.0.weight, so it is not of DLA-34 alone; give dla34-ba72cf86.pth")
     network = convert.plan(classifier)
     if file.kind == "torch":
         tensors, _, report = network.to_paddle(file.tensors)
@@ -55,7 +54,7 @@ def load_backbone(model: GUPNet, path: str | Path) -> convert.Report:
 
 
 def backbone_of(file: WeightFile) -> DLA34 | None:
-    """The classifier that a file of the backbone alone holds; None for any other file."""
+    """The DLA-34 whose weights `file` holds, if it holds the backbone alone; None for any other file."""
     if "base_layer.0.weight" not in file.tensors:
         return None
     bias = file.tensors.get("fc.bias")

@@ -33,44 +33,32 @@ from shared.deploying.export import (
 
 from constants import MAX_OBJECTS
 from inference import load_network, simulated_inputs
-from models import GUPNet, find_peaks
-from models.regions import found_objects
+from models import GUPNet, find_peaks, gupnet
 from options import FOLDER, NETWORK_OPTIONS, build_parser, parse_options_for_weights
 
-DENSE_OUTPUTS = ("features", "heatmap", "offset_2d", "size_2d")
-OUTPUTS = ("heatmap", "offset_2d", "size_2d", "depth", "offset_3d", "size_3d", "heading", "h3d_log_variance")
+DENSE_OUTPUTS = ("features", *gupnet.DENSE_OUTPUTS)
+OUTPUTS = (*gupnet.DENSE_OUTPUTS, *gupnet.ROI_OUTPUTS)
 LIMIT = 1e-3  # largest difference of an exported network's output, of its largest value where that is above 1
 CHECKED = 2  # pictures that the graphs are compared on
 
 
-def dense_part(model: GUPNet, images) -> list:
-    """Pictures [N, 3, H, W] -> DENSE_OUTPUTS, [N, channels, H / 4, W / 4] each: what no region of interest enters."""
-    features = model.feat_up(model.backbone(images)[2:])
-    return [features, model.heatmap(features), model.offset_2d(features), model.size_2d(features)]
-
-
 class _Dense(paddle.nn.Layer):
-    """The dense part as a layer."""
+    """The dense part: images [N, 3, H, W] -> DENSE_OUTPUTS, [N, channels, H / 4, W / 4] each."""
 
     def __init__(self, model: GUPNet):
         super().__init__()
         self.network = model
 
     def forward(self, images):
-        return dense_part(self.network, images)
+        features, dense = self.network.dense(images)
+        return [features, *dense.values()]
 
 
 class _Whole(_Dense):
-    """The network in the mode "test": pictures, coord_ranges and calibs to OUTPUTS.
-
-    As `GUPNet.forward`, whose branches for pictures without objects cannot be traced, and never come up in this mode.
-    """
+    """The network in the mode "test": images, coord_ranges and calibs to OUTPUTS."""
 
     def forward(self, images, coord_ranges, calibs):
-        features, heatmap, offset_2d, size_2d = dense_part(self.network, images)
-        dense = {"heatmap": heatmap, "offset_2d": offset_2d, "size_2d": size_2d}
-        objects = found_objects(find_peaks(heatmap, MAX_OBJECTS))
-        outputs = dense | self.network.describe(features, dense, objects, coord_ranges, calibs)
+        outputs = self.network(images, coord_ranges, calibs, mode="test")
         return [outputs[name] for name in OUTPUTS]
 
 
@@ -111,7 +99,7 @@ def dygraph_outputs(model: GUPNet, inputs: Mapping[str, np.ndarray]) -> dict[str
     """What the network itself says: all that the graphs give."""
     images, coord_ranges, calibs = (paddle.to_tensor(inputs[name]) for name in ("images", "coord_ranges", "calibs"))
     with paddle.no_grad():
-        features = dense_part(model, images)[0]
+        features, _ = model.dense(images)
         outputs = model(images, coord_ranges, calibs, mode="test")
     return {name: value.numpy() for name, value in (outputs | {"features": features}).items()}
 

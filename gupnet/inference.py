@@ -1,8 +1,8 @@
 """From weights to KITTI result files: the network over the frames of a split.
 
-A predictor takes pictures float32 [B, 3, H, W], coord_ranges [B, 2, 2] and calibs [B, 3, 4], as the data set gives
-them, and answers detections float32 [B, 50, 36] (`decoding.extract_detections`): by the network in Paddle, or by an
-exported graph in Paddle Inference.
+A predictor takes images float32 [B, 3, H, W], coord_ranges [B, 2, 2] and calibs [B, 3, 4] of the data set and returns
+detections float32 [B, 50, 36] (`decoding.extract_dets_from_outputs`), by the network in Paddle or by an exported graph
+in Paddle Inference.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from convert import load_official
 from datasets import EpochBatchSampler, build_dataset, build_loader
-from decoding import decode_detections, extract_detections, write_results
+from decoding import decode_detections, extract_dets_from_outputs, write_results
 from models import GUPNet, build_model
 
 Predictor = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -35,7 +35,7 @@ def dygraph_predictor(model: GUPNet) -> Predictor:
     @paddle.no_grad()
     def predict(images: np.ndarray, coord_ranges: np.ndarray, calibs: np.ndarray) -> np.ndarray:
         outputs = model(*map(paddle.to_tensor, (images, coord_ranges, calibs)), mode="test")
-        return extract_detections(outputs).numpy()
+        return extract_dets_from_outputs(outputs).numpy()
 
     return predict
 
@@ -51,7 +51,7 @@ def build_predictor(model: GUPNet, options: argparse.Namespace, engine: str) -> 
     @paddle.no_grad()
     def predict(images: np.ndarray, coord_ranges: np.ndarray, calibs: np.ndarray) -> np.ndarray:
         outputs = run(images, coord_ranges, calibs)
-        return extract_detections({name: paddle.to_tensor(value) for name, value in outputs.items()}).numpy()
+        return extract_dets_from_outputs({name: paddle.to_tensor(value) for name, value in outputs.items()}).numpy()
 
     return predict
 

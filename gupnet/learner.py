@@ -1,6 +1,6 @@
 """What training computes: passes over batches, the weights of the losses, updates. Files and signals are trainer.py's.
 
-The reference's order (fact sheet 6): one pass over the training set in training mode without learning, whose mean
+The reference's order (NOTES 5.11, 6): one pass over the training set in training mode without learning, whose mean
 losses hierarchical task learning starts from; then the epochs, each with the weights that the means of the one before
 give.
 """
@@ -11,7 +11,7 @@ import math
 import paddle
 import paddle.distributed as dist
 
-from shared.running.norms import use_synchronised_batch_norm
+from shared.norms import use_synchronised_batch_norm
 
 from datasets import Batch
 from losses import TERMS, Counts, HierarchicalTaskLearning, build_criterion

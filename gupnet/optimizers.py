@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule (fact sheet 6)."""
+"""Optimiser and learning-rate schedule (NOTES 6)."""
 
 import argparse
 import math
@@ -13,11 +13,11 @@ MOMENTUM = 0.9
 
 
 class EpochSchedule(schedules.LRScheduler):
-    """The rate of an epoch: a warm-up along a cosine, then drops. Call `step(epoch)` before each.
+    """The learning rate of an epoch: a warm-up along a cosine, then drops. Call `step(epoch)` before each epoch.
 
-    The official run has two schedulers on one optimiser, and that of the drops starts to count when the warm-up ends:
-    `decay_list` [90, 120] drops the rate at epochs 95 and 125 (`decay_start` "warmup_end"), or, as the list reads, at
-    90 and 120 ("first_epoch"). Without a warm-up the two are the same.
+    The reference starts to count the drops when the warm-up ends: `decay_list` [90, 120] drops the rate at epochs 95
+    and 125 (`decay_start` "warmup_end", NOTES 6.3), or, as the list reads, at 90 and 120 ("first_epoch"). Without a
+    warm-up the two are the same.
     """
 
     def __init__(self, options: argparse.Namespace):
@@ -33,9 +33,9 @@ class EpochSchedule(schedules.LRScheduler):
 
 
 def parameter_groups(model: nn.Layer, weight_decay: float) -> list[dict]:
-    """Biases, which do not decay, and everything else: norms' scales and the frozen mean sizes are there too.
+    """Biases, without decay, and all other parameters, batch norms' scales and the frozen mean sizes included.
 
-    Norms' statistics, which Paddle counts among a layer's parameters, are in neither.
+    Batch norms' statistics, which are among Paddle's parameters (NOTES 8.2), are in neither.
     """
     statistics = ("._mean", "._variance")
     named = {name: value for name, value in model.named_parameters() if not name.endswith(statistics)}
@@ -48,8 +48,8 @@ def parameter_groups(model: nn.Layer, weight_decay: float) -> list[dict]:
 def build_optimizer(model: nn.Layer, options: argparse.Namespace, learning_rate) -> paddle.optimizer.Optimizer:
     """Adam or SGD with momentum; `learning_rate` is a float or a scheduler.
 
-    The decay is L2, added to the gradient, not decoupled: heads whose loss weighs 0 have gradients of exactly 0, which
-    Adam then turns into steps of almost the full rate towards 0 (fact sheet, trap 1).
+    The decay is L2, added to the gradient: heads whose loss weighs 0 have gradients of exactly 0, which Adam then turns
+    into steps of almost the full rate towards 0 (NOTES 6.2).
     """
     groups = parameter_groups(model, options.weight_decay)
     if options.optimizer == "sgd":

@@ -1,6 +1,6 @@
 """Every option of this folder: the reference's names and defaults, grouped.
 
-Reference: SuperMHP/GUPNet (fact sheet section 2), whose configuration keys are the options here. Each option may be
+Reference: SuperMHP/GUPNet (NOTES 1.4, 1.5), whose configuration keys are the options here. Each option may be
 written with dashes or with underscores. `parse_options([])` gives the reference's defaults; only the places of files
 differ, which start at this folder, and the seed, which the reference never sets.
 """

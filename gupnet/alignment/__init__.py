@@ -21,7 +21,7 @@ EQUAL = Tolerance(absolute=0)
 
 
 def _data(dtype: str):
-    # Under numpy 2 the official code keeps the angle in float32, in float64 under its authors' numpy 1 (sheet 3.5):
+    # Under numpy 2 the official code keeps the angle in float32, in float64 under its authors' numpy 1 (NOTES 3.15):
     # 6e-7 measured with --reference, 0 against the twin.
     return {".*/heading_res": Tolerance(absolute=1e-6), "": EQUAL}
 
@@ -29,7 +29,7 @@ def _data(dtype: str):
 def _forward(dtype: str):
     limit = {"float32": Tolerance(1e-5), "float64": Tolerance(1e-7)}[dtype]
     # a frame of full size in train mode, where torch in float32 is 1.6e-4 from itself in float64 and Paddle 6e-6; the
-    # sheet's own limit for such frames (9, gupnet_full)
+    # limit of the golden figures of such frames (NOTES 9.6)
     frame = {"float32": Tolerance(5e-4), "float64": Tolerance(1e-7)}[dtype]
     return {".*/peak_(cell|class)": EQUAL, "frames1280/": frame, "": limit}
 
@@ -37,7 +37,7 @@ def _forward(dtype: str):
 def _loss(dtype: str):
     value = {"float32": Tolerance(1e-6, 1e-7, allow_nan=True), "float64": Tolerance(1e-8, 1e-12, allow_nan=True)}[dtype]
     gradient = Tolerance(1e-5 if dtype == "float32" else 1e-8, 1e-9, allow_nan=True)
-    # computed in double by this side, in the tensors' float32 by the other; the sheet's limit (9, gupnet_schedule)
+    # computed in double by this side, in the tensors' float32 by the other; the golden figures' limit (NOTES 9.6)
     weight = {"float32": Tolerance(1e-4), "float64": Tolerance(1e-8)}[dtype]
     return {".*/gradient/": gradient, "tasks/": weight, "": value}
 

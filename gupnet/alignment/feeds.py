@@ -18,7 +18,7 @@ SEED = 2026
 TERMS = (
     "seg_loss", "offset2d_loss", "size2d_loss", "depth_loss", "offset3d_loss", "size3d_loss", "heading_loss",
 )  # fmt: skip
-#: weights of the first epochs: the 3D tasks count for nothing, and yet have gradients (sheet 8, trap 1)
+#: weights of the first epochs: the 3D tasks count for nothing, and yet have gradients (NOTES 6.2)
 FIRST_WEIGHTS = {term: float(term in TERMS[:3]) for term in TERMS}
 RATIO = np.array([3.88125, 3.90625])  # pixels of the original picture in a cell
 OPTIMISER_STEPS = 10
@@ -136,7 +136,7 @@ def cameras(dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def targets(name: str, size: tuple[int, int], counts: Sequence[int], dtype: str) -> dict[str, np.ndarray]:
-    """Targets of pictures with these numbers of objects, in slots anywhere, of any class (sheet 3.5)."""
+    """Targets of pictures with these numbers of objects, in slots anywhere, of any class (NOTES 3.14)."""
     width, height = size[0] // DOWN_RATIO, size[1] // DOWN_RATIO
     rng, batch = rng_for(f"targets/{name}", SEED), len(counts)
     shape = (batch, MAX_OBJECTS)

@@ -12,7 +12,7 @@ from shared.weights import as_numpy, read_torch
 from . import feeds
 from convert import load_official
 from datasets import build_dataset
-from decoding import decode_detections, extract_detections, result_lines
+from decoding import decode_detections, extract_dets_from_outputs, result_lines
 from losses import TERMS, HierarchicalTaskLearning, build_criterion
 from metrics import average_precisions, precision_curves, read_folders
 from models import build_model, find_peaks
@@ -145,7 +145,7 @@ def forward(context: Context) -> dict:
 
 def metric(context: Context) -> dict:
     found, ratios, calibs = feeds.peak_outputs(context.dtype)
-    rows = extract_detections(_tensors(found)).numpy()
+    rows = extract_dets_from_outputs(_tensors(found)).numpy()
     record = {"peaks": rows}
     info = {"img_id": np.arange(len(rows)), "bbox_downsample_ratio": ratios}
     for threshold in feeds.THRESHOLDS:

@@ -1,20 +1,20 @@
-"""Reading, augmenting and batching of KITTI's object set."""
+"""KITTI's object set: reading, augmentation, batches."""
 
 import argparse
 
-from .calibration import Calibration, read_calibration
-from .kitti import KittiObjects, Sample, find_root, load_image, network_input, read_split
+from .geometry import Calibration, read_calibration
+from .kitti import KITTI, Sample, find_root, load_image, network_input, read_split
 from .loader import Batch, Loader, build_loader
 from .objects import TYPES, Objects, box_corners, parse_objects, read_objects
 from .sampling import EpochBatchSampler
-from .targets import build_targets, decode_heading, encode_heading
+from .targets import angle2class, build_targets, class2angle
 
 __all__ = [
     "TYPES",
     "Batch",
     "Calibration",
     "EpochBatchSampler",
-    "KittiObjects",
+    "KITTI",
     "Loader",
     "Objects",
     "Sample",
@@ -22,8 +22,8 @@ __all__ = [
     "build_dataset",
     "build_loader",
     "build_targets",
-    "decode_heading",
-    "encode_heading",
+    "class2angle",
+    "angle2class",
     "find_root",
     "load_image",
     "network_input",
@@ -34,14 +34,14 @@ __all__ = [
 ]
 
 
-def build_dataset(options: argparse.Namespace, split: str, augment: bool | None = None) -> KittiObjects:
+def build_dataset(options: argparse.Namespace, split: str, augment: bool | None = None) -> KITTI:
     """The frames of a split: "train" and "trainval" with augmentation, "val" and "test" without.
 
     Reads from `options`: data_path, writelist, class_merging, use_dontcare, use_3d_center, random_flip, random_crop,
-    scale, shift, input_size, seed. `augment` False gives the training frames as they are, to evaluate on them.
+    scale, shift, input_size, seed. `augment` False gives the training frames without augmentation, to evaluate on them.
     InputError for missing folders, lists and files.
     """
-    return KittiObjects(
+    return KITTI(
         options.data_path,
         split,
         augment=split in ("train", "trainval") if augment is None else augment,

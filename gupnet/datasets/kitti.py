@@ -1,4 +1,4 @@
-"""KITTI's object set on disk, one frame at a time (fact sheet 3.1 and 3.3)."""
+"""KITTI's object set on disk, one frame at a time (NOTES 2.1, 3)."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -10,21 +10,20 @@ from PIL import Image, UnidentifiedImageError
 from shared import InputError
 from shared.files import one_line
 
-from .affine import affine_maps, warp
-from .calibration import read_calibration
+from .geometry import affine_maps, read_calibration, warp
 from .objects import read_lines, read_objects
 from .targets import build_targets
 from constants import CLASSES, DOWN_RATIO, INPUT_SIZE, MEAN, STD
 
-_LEVELS = ((np.arange(256, dtype=np.float32) / 255)[:, None] - MEAN) / STD  # [256, 3]: what a grey level becomes
+_LEVELS = ((np.arange(256, dtype=np.float32) / 255)[:, None] - MEAN) / STD  # [256, 3]: normalised grey levels
 
 
 class Sample(NamedTuple):
     """A frame as the network takes it."""
 
     image: np.ndarray  # float32 [3, H, W]
-    calib: np.ndarray  # float32 [3, 4]: P2, of the mirrored camera where the picture is mirrored
-    coord_range: np.ndarray  # float32 [2, 2]: the crop's two corners in the picture, with its own width and height
+    calib: np.ndarray  # float32 [3, 4]: P2, refitted where the image is mirrored
+    coord_range: np.ndarray  # float32 [2, 2]: first and last corner of the crop in the image (NOTES 3.4)
     targets: dict[str, np.ndarray]  # as `build_targets` makes them; empty for the split test
     info: dict[str, np.ndarray]  # img_id int64 [], img_size int64 [2] (W, H), bbox_downsample_ratio float64 [2]
 
@@ -44,42 +43,42 @@ def find_root(data_path: str | Path | None) -> Path:
 
 
 def read_split(root: Path, split: str) -> list[int]:
-    """The frames that ImageSets/SPLIT.txt names, one a line. InputError if it is missing, empty or holds no numbers."""
+    """The frame numbers of ImageSets/SPLIT.txt. InputError if it is missing, empty or holds anything else."""
     path = root / "ImageSets" / f"{split}.txt"
     if not path.is_file():
-        raise InputError(f"{path}: no such list; write the split's frames there, one number a line")
+        raise InputError(f"{path}: no such list; write the split's frame numbers there, one per line")
     frames = []
     for number, line in enumerate(read_lines(path, "the list"), 1):
         if not line.strip():
             continue
         if not (line.strip().isascii() and line.strip().isdecimal() and len(line.strip()) < 10):
             text = one_line(line)[:40]
-            raise InputError(f"{path}:{number}: {text!r} is no frame number; write one number a line, such as 000042")
+            raise InputError(f"{path}:{number}: {text!r} is not a frame number; write one per line, such as 000042")
         frames.append(int(line))
     if not frames:
-        raise InputError(f"{path}: is empty; write the split's frames there, one number a line")
+        raise InputError(f"{path}: is empty; write the split's frame numbers there, one per line")
     return frames
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The picture in `path` as RGB. InputError if it is missing, empty, broken or no picture."""
+    """The image in `path` as RGB. InputError if it is missing, empty, damaged or not an image."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except UnidentifiedImageError as error:
-        reason = "not a picture, whatever its name says" if Path(path).stat().st_size else "the file is empty"
-        raise InputError(f"{path}: cannot be read as a picture ({reason}); fetch it again") from error
-    except Exception as error:  # Pillow's decoders answer broken files with OSError, SyntaxError, struct.error, ...
+        reason = "not an image, whatever its name says" if Path(path).stat().st_size else "the file is empty"
+        raise InputError(f"{path}: cannot be read as an image ({reason}); fetch it again") from error
+    except Exception as error:  # Pillow's decoders raise for damaged files: OSError, SyntaxError, struct.error, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(one_line(f"{path}: cannot be read as a picture ({reason}); fetch it again")) from error
+        raise InputError(one_line(f"{path}: cannot be read as an image ({reason}); fetch it again")) from error
 
 
 def normalise(image: Image.Image) -> np.ndarray:
-    """RGB picture -> float32 [3, H, W]: grey level / 255, less the mean, by the deviation."""
+    """RGB image -> float32 [3, H, W]: grey level / 255, less the mean, by the deviation."""
     pixels = np.asarray(image)
     result = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel in range(3):
-        # no grey level is outside the table: "clip" only spares numpy a copy
+        # no grey level is outside the table; "clip" saves numpy a copy
         np.take(_LEVELS[:, channel], pixels[..., channel], out=result[channel], mode="clip")
     return result
 
@@ -87,20 +86,19 @@ def normalise(image: Image.Image) -> np.ndarray:
 def network_input(
     image: Image.Image, centre: np.ndarray, crop: np.ndarray, input_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The crop of a picture as the network takes it, its coord_range [2, 2], and the map [2, 3] from the picture to it.
+    """The network's input [3, H, W] for a crop, its coord_range [2, 2], and the affine map [2, 3] from image to input.
 
-    `centre` (x, y) and `crop` (w, h) in pixels; for a whole picture half its size, and its size.
+    `centre` (x, y) and `crop` (w, h) in pixels; for a whole image half its size, and its size.
     """
     affine, inverse = affine_maps(centre, crop[0], input_size)
     coord_range = np.stack([centre - crop / 2, centre + crop / 2]).astype(np.float32)
     return normalise(warp(image, inverse, input_size)), coord_range, affine
 
 
-class KittiObjects:
+class KITTI:
     """The frames of a split: `dataset[i]` is a `Sample`.
 
-    With augmentation, what is drawn for item i of an epoch depends on (seed, epoch, i) only, never on the process that
-    does it.
+    With augmentation, the draws for sample i of an epoch depend on (seed, epoch, i) only, not on the process.
     """
 
     def __init__(
@@ -119,7 +117,7 @@ class KittiObjects:
         input_size: tuple[int, int] = INPUT_SIZE,
         seed: int = 0,
     ):
-        """The options are the reference's configuration keys (fact sheet 2); `input_size` is (W, H).
+        """The options are the reference's configuration keys (NOTES 1.5); `input_size` is (W, H).
 
         InputError for a missing folder, list or file, and as `read_split` raises it.
         """
@@ -137,7 +135,7 @@ class KittiObjects:
         self._check_files(root / "ImageSets" / f"{split}.txt")
 
     def _check_files(self, source: Path) -> None:
-        """Say now, not hours later, which file of a listed frame is missing."""
+        """InputError for a missing file of a listed frame: at the start, not hours later."""
         for name, suffix in (("image_2", ".png"), ("calib", ".txt"), ("label_2", ".txt")):
             if name == "label_2" and self.split == "test":
                 continue
@@ -147,28 +145,28 @@ class KittiObjects:
             if missing:
                 text = f"{folder}/{missing[0]:06d}{suffix}: no such file"
                 more = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
-                raise InputError(f"{text}{more}, though {source} names it; fetch it, or mend the list")
+                raise InputError(f"{text}{more}, though {source} names it; fetch it, or correct the list")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def path(self, index: int, name: str) -> Path:
-        """Where the "image_2", "label_2" or "calib" of item `index` lies."""
+        """The file of sample `index` in the folder "image_2", "label_2" or "calib"."""
         return self.folder / name / f"{self.ids[index]:06d}{'.png' if name == 'image_2' else '.txt'}"
 
     def set_epoch(self, epoch: int) -> None:
-        """The draws from here on are those of `epoch`."""
+        """Draw as in `epoch` from here on."""
         self.epoch = epoch
 
     def draws(self, index: int) -> np.random.RandomState:
-        """The randomness of item `index` in this epoch: MT19937, its key made of (seed, epoch, index)."""
+        """The generator of sample `index` in this epoch: MT19937 with the key (seed, epoch, index)."""
         return np.random.RandomState([self.seed, self.epoch, index])
 
     def __getitem__(self, index: int) -> Sample:
         return self.item(index, self.draws(index) if self.augment else None)
 
     def item(self, index: int, rng: np.random.RandomState | None) -> Sample:
-        """Item `index` by the draws of `rng`, in the reference's order; nothing is drawn without augmentation.
+        """Sample `index` by the draws of `rng` (NOTES 3.1); nothing is drawn without augmentation.
 
         InputError for a file that cannot be read.
         """

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from .kitti import KittiObjects, Sample
+from .kitti import KITTI, Sample
 from .sampling import EpochBatchSampler
 
 _PREFETCH = 2  # frames that each worker has ahead of it, at least
@@ -47,7 +47,7 @@ class Loader:
     small in containers, does not matter.
     """
 
-    def __init__(self, dataset: KittiObjects, sampler: EpochBatchSampler, workers: int = 0):
+    def __init__(self, dataset: KITTI, sampler: EpochBatchSampler, workers: int = 0):
         self.dataset, self.sampler, self.workers = dataset, sampler, workers
 
     def set_epoch(self, epoch: int, start_step: int = 0) -> None:
@@ -125,7 +125,7 @@ def _shared_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
 
-def _start_worker(dataset: KittiObjects, arrays: _Arrays) -> None:
+def _start_worker(dataset: KITTI, arrays: _Arrays) -> None:
     global _worker
     _worker = dataset, arrays
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -144,6 +144,6 @@ def _work(index: int, place: tuple[int, int]) -> None:
         arrays[key][place] = value
 
 
-def build_loader(dataset: KittiObjects, sampler: EpochBatchSampler, workers: int) -> Loader:
+def build_loader(dataset: KITTI, sampler: EpochBatchSampler, workers: int) -> Loader:
     """A `Loader` with that many processes; 0 reads in this one."""
     return Loader(dataset, sampler, workers)

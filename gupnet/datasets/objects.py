@@ -1,4 +1,4 @@
-"""KITTI's label and result lines, a file's objects as arrays (fact sheet 3.1)."""
+"""KITTI's label and result lines: the objects of a file as arrays (NOTES 2.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ EASY, MODERATE, HARD, UNKNOWN = 1, 2, 3, 4  # levels of difficulty; 0 is DontCar
 class Objects:
     """The n objects of a file, in its order.
 
-    The 2D boxes and the positions are float32, all else float64, as the reference keeps them. Metres, pixels, radians.
+    2D boxes and positions are float32, all else float64, as in the reference. Metres, pixels, radians.
     """
 
     types: tuple[str, ...]
@@ -26,8 +26,8 @@ class Objects:
     alpha: np.ndarray  # [n]
     boxes: np.ndarray  # [n, 4] x1, y1, x2, y2
     sizes: np.ndarray  # [n, 3] height, width, length
-    positions: np.ndarray  # [n, 3] x, y, z of the bottom's centre
-    rotations: np.ndarray  # [n] about the y axis; at 0 the front looks along x
+    positions: np.ndarray  # [n, 3] x, y, z of the bottom centre
+    rotations: np.ndarray  # [n] about the y axis; 0: the front points along x
     scores: np.ndarray | None = None  # [n], of a result file
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Objects:
 
     @property
     def levels(self) -> np.ndarray:
-        """Difficulty, int64 [n] (fact sheet 3.5): 0 DontCare, 1 easy, 2 moderate, 3 hard, 4 unknown."""
+        """Difficulty, int64 [n] (NOTES 2.6): 0 DontCare, 1 easy, 2 moderate, 3 hard, 4 unknown."""
         height = self.boxes[:, 3].astype(np.float64) - self.boxes[:, 1] + 1
         within = [
             (height >= least) & (self.truncation <= cut) & (self.occlusion <= hidden)
@@ -49,7 +49,7 @@ class Objects:
         return replace(self, **arrays)
 
     def mirrored(self, width: int) -> "Objects":
-        """The same in the mirrored picture of this width (fact sheet 3.3, step 7). Alphas stay as they were."""
+        """The objects of the mirrored image of this width (NOTES 3.7). Alphas stay as they were."""
         boxes = self.boxes.copy()
         boxes[:, 0], boxes[:, 2] = width - self.boxes[:, 2], width - self.boxes[:, 0]
         positions = self.positions * np.array([-1, 1, 1], np.float32)
@@ -57,16 +57,16 @@ class Objects:
 
 
 def wrap_once(angles: np.ndarray) -> np.ndarray:
-    """Angles beyond +-pi brought back by one turn."""
+    """Angles beyond +-pi moved by one turn."""
     angles = np.where(angles > np.pi, angles - 2 * np.pi, angles)
     return np.where(angles < -np.pi, angles + 2 * np.pi, angles)
 
 
 def box_corners(sizes: np.ndarray, positions: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """Corners [n, 8, 3] of 3D boxes from sizes [n, 3], positions [n, 3] and rotations [n] (fact sheet 7.2).
+    """Corners [n, 8, 3] of 3D boxes from sizes [n, 3], positions [n, 3] and rotations [n] (NOTES 7.6).
 
-    The bottom's four come first: front left, front right, rear right, rear left, as the object itself would say; then
-    those above them.
+    The bottom's four come first: front left, front right, rear right, rear left, seen from the object; then the ones
+    above them.
     """
     height, width, length = (side[:, None] for side in np.asarray(sizes, np.float64).T)
     along = length / 2 * [1, 1, -1, -1]
@@ -80,10 +80,10 @@ def box_corners(sizes: np.ndarray, positions: np.ndarray, rotations: np.ndarray)
 
 
 def parse_objects(lines: Sequence[str], name: str | Path) -> Objects:
-    """The objects of label lines (15 fields) or result lines (16); blank lines are passed over.
+    """The objects of label lines (15 fields) or result lines (16); blank lines are skipped.
 
-    InputError, with `name` and the line's number, for another number of fields, a type that is not KITTI's, or what is
-    no finite number.
+    InputError, with `name` and the line's number, for another number of fields, a type that is not KITTI's, or a value
+    that is not a finite number.
     """
     types, rows, scores = [], [], []
     for number, line in enumerate(lines, 1):
@@ -92,20 +92,20 @@ def parse_objects(lines: Sequence[str], name: str | Path) -> Objects:
             continue
         where = f"{name}:{number}"
         if len(fields) not in (15, 16):
-            raise InputError(f"{where}: {len(fields)} fields instead of 15, or 16 with a score; mend the line")
+            raise InputError(f"{where}: {len(fields)} fields instead of 15, or 16 with a score; correct the line")
         if fields[0] not in TYPES:
             raise InputError(one_line(f"{where}: unknown type {fields[0][:40]!r}; KITTI's are {', '.join(TYPES)}"))
         try:
             row = [float(field) for field in fields[1:]]
         except ValueError as error:
-            raise InputError(one_line(f"{where}: not a number ({error}); mend the line")) from error
+            raise InputError(one_line(f"{where}: not a number ({error}); correct the line")) from error
         if not np.abs(row).max() < np.finfo(np.float32).max:
-            raise InputError(f"{where}: holds a number that is not finite; mend the line")
+            raise InputError(f"{where}: holds a number that is not finite; correct the line")
         types.append(fields[0])
         rows.append(row[:14])
         scores += row[14:]
     if scores and len(scores) != len(rows):
-        raise InputError(f"{name}: some lines have a score and some have none; mend the file")
+        raise InputError(f"{name}: some lines have a score and some have none; correct the file")
     table = np.array(rows, np.float64).reshape(-1, 14)
     return Objects(
         tuple(types),
@@ -119,7 +119,7 @@ def parse_objects(lines: Sequence[str], name: str | Path) -> Objects:
 
 
 def read_lines(path: str | Path, what: str) -> list[str]:
-    """The lines of a text file. InputError, calling it `what`, if it cannot be read or is no text."""
+    """The lines of a text file. InputError, calling it `what`, if it cannot be read or is not text."""
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -129,5 +129,5 @@ def read_lines(path: str | Path, what: str) -> list[str]:
 
 
 def read_objects(path: str | Path) -> Objects:
-    """The objects of a label or result file; none for an empty one. InputError as above."""
+    """The objects of a label or result file; none for an empty one. InputError as `parse_objects`."""
     return parse_objects(read_lines(path, "the label file"), path)

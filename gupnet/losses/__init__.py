@@ -2,12 +2,12 @@
 
 import argparse
 
-from .criterion import TERMS, Counts, Criterion
-from .hierarchical import PRE_TASKS, HierarchicalTaskLearning
+from .criterion import TERMS, Counts, GupnetLoss
+from .hierarchical import LOSS_GRAPH, HierarchicalTaskLearning
 
-__all__ = ["PRE_TASKS", "TERMS", "Counts", "Criterion", "HierarchicalTaskLearning", "build_criterion"]
+__all__ = ["LOSS_GRAPH", "TERMS", "Counts", "GupnetLoss", "HierarchicalTaskLearning", "build_criterion"]
 
 
-def build_criterion(options: argparse.Namespace | None = None) -> Criterion:
+def build_criterion(options: argparse.Namespace | None = None) -> GupnetLoss:
     """The losses; no option changes them."""
-    return Criterion()
+    return GupnetLoss()

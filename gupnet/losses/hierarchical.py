@@ -1,7 +1,7 @@
-"""Hierarchical task learning: when each task's loss begins to count (paper section 3.4, fact sheet 5.1)."""
+"""Hierarchical task learning: when each task's loss begins to count (paper 3.4, NOTES 5.8 to 5.11)."""
 
-#: tasks that must be learnt before each task; the paper also names the heatmap, the code does not
-PRE_TASKS = {
+#: {task: its pre-tasks}; the paper also names the heatmap, the reference's code does not
+LOSS_GRAPH = {
     "seg_loss": (),
     "size2d_loss": (),
     "offset2d_loss": (),
@@ -11,65 +11,64 @@ PRE_TASKS = {
     "depth_loss": ("size2d_loss", "size3d_loss", "offset2d_loss"),
 }
 #: epochs over which the fall of a loss is measured
-WINDOW = 5
+STAT_EPOCHS = 5
 
 
 class HierarchicalTaskLearning:
-    """Weights of the losses, from how fast those of their pre-tasks still fall.
+    """Weights of the losses, from how fast those of their pre-tasks still fall (`Hierarchical_Task_Learning` there).
 
     Call `compute_weight` once before every epoch: for epoch 0 with the losses of a pass over the training set without
-    learning, afterwards with the last epoch's means.
+    updates, afterwards with the last epoch's means.
     """
 
     def __init__(self, max_epoch: int = 140):
         self.max_epoch = max_epoch
-        self.past: list[dict[str, float]] = []  # the last WINDOW losses, oldest first
-        self.first_fall: dict[str, float] | None = None
+        self.past_losses: list[dict[str, float]] = []  # the last STAT_EPOCHS, oldest first
+        self.init_diff: dict[str, float] | None = None
 
     def compute_weight(self, losses: dict[str, float], epoch: int) -> dict[str, float]:
         """{term: weight} for `epoch`, counted from 0; `losses` are the latest {term: mean}, unweighted.
 
-        Tasks without pre-tasks weigh 1. The others weigh 0 until the window is full, then t^(1 - product of how far
-        their pre-tasks are learnt), t from 0 to 1 over the epochs. Being learnt is 1 - fall / first fall, at most 1
-        but of any negative size, so that a product of two may exceed 1 and with it the weight: as in the reference.
-        The latest losses are not in their own epoch's window.
+        Tasks without pre-tasks weigh 1. The others weigh 0 until STAT_EPOCHS losses are known, then
+        t^(1 - product of c over their pre-tasks), t from 0 to 1 over the epochs and c = 1 - relu(diff / init_diff). A
+        weight may exceed 1, as in the reference (NOTES 5.10). The latest losses do not enter their own epoch's diff.
         """
-        weights = {task: 0.0 if needed else 1.0 for task, needed in PRE_TASKS.items()}
-        if len(self.past) == WINDOW:
-            fall = {task: self._fall(task) for task in PRE_TASKS}
-            self.first_fall = self.first_fall or fall
-            progress = min((epoch - WINDOW) / max(self.max_epoch - WINDOW, 1), 1.0)
-            for task, needed in PRE_TASKS.items():
-                if needed:
-                    weights[task] = _power(progress, 1 - self._learnt(needed, fall))
-            self.past.pop(0)
-        self.past.append({task: float(losses[task]) for task in PRE_TASKS})
+        weights = {task: 0.0 if pre_tasks else 1.0 for task, pre_tasks in LOSS_GRAPH.items()}
+        if len(self.past_losses) == STAT_EPOCHS:
+            diff = {task: self._mean_diff(task) for task in LOSS_GRAPH}
+            self.init_diff = self.init_diff or diff
+            progress = min((epoch - STAT_EPOCHS) / max(self.max_epoch - STAT_EPOCHS, 1), 1.0)
+            for task, pre_tasks in LOSS_GRAPH.items():
+                if pre_tasks:
+                    weights[task] = _power(progress, 1 - self._control_weight(pre_tasks, diff))
+            self.past_losses.pop(0)
+        self.past_losses.append({task: float(losses[task]) for task in LOSS_GRAPH})
         return weights
 
-    def _fall(self, task: str) -> float:
+    def _mean_diff(self, task: str) -> float:
         """The mean fall of a loss over two epochs."""
-        values = [losses[task] for losses in self.past]
-        return sum(values[k] - values[k + 2] for k in range(WINDOW - 2)) / (WINDOW - 2)
+        values = [losses[task] for losses in self.past_losses]
+        return sum(values[k] - values[k + 2] for k in range(STAT_EPOCHS - 2)) / (STAT_EPOCHS - 2)
 
-    def _learnt(self, tasks: tuple[str, ...], fall: dict[str, float]) -> float:
+    def _control_weight(self, tasks: tuple[str, ...], diff: dict[str, float]) -> float:
         product = 1.0
         for task in tasks:
-            first = self.first_fall[task]
-            # a loss that did not change at all: the reference divides by 0 and gets NaN
-            ratio = fall[task] / first if first else float("nan")
+            initial = self.init_diff[task]
+            # NaN where the loss did not change at first: the reference divides by 0
+            ratio = diff[task] / initial if initial else float("nan")
             product *= 1.0 if ratio <= 0 else 1 - ratio
         return product
 
     def state_dict(self) -> dict:
-        """Everything that `compute_weight` remembers, as JSON can hold it."""
-        return {"past": [dict(losses) for losses in self.past], "first_fall": self.first_fall}
+        """What `compute_weight` remembers, as JSON can hold it."""
+        return {"past_losses": [dict(losses) for losses in self.past_losses], "init_diff": self.init_diff}
 
     def set_state_dict(self, state: dict) -> None:
         """Go on from what `state_dict` gave."""
-        self.past = [dict(losses) for losses in state["past"]]
-        self.first_fall = state["first_fall"]
+        self.past_losses = [dict(losses) for losses in state["past_losses"]]
+        self.init_diff = state["init_diff"]
 
 
 def _power(progress: float, exponent: float) -> float:
-    """progress^exponent; 0 to a negative power is infinite, as in the reference's tensors."""
+    """progress^exponent; 0 to a negative power is Inf, as in the reference's tensors."""
     return float("inf") if progress == 0 and exponent < 0 else progress**exponent

@@ -1,4 +1,4 @@
-"""Average precision as KITTI's official program computes it (fact sheet 7.2)."""
+"""Average precision as KITTI's official program computes it (NOTES 7.4 to 7.11)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ Metrics = dict[str, dict[str, dict[str, list[float | None]]]]
 
 
 def score_thresholds(scores: np.ndarray, valid: int) -> np.ndarray:
-    """The scores float64 [at most 41] at which the recall comes closest to 0, 1/40, 2/40, ... (fact sheet 7.2, 4).
+    """The scores float64 [at most 41] at which the recall comes closest to 0, 1/40, 2/40, ... (NOTES 7.9).
 
     scores [m]: of the true positives, in any order; `valid`: the labels that could be found, at least m.
     """

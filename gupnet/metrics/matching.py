@@ -1,4 +1,4 @@
-"""Which detection is given to which label (fact sheet 7.2, steps 1 to 3 and 5), for all frames at once.
+"""Which detection is given to which label (NOTES 7.7, 7.8, 7.10), for all frames at once.
 
 Only pairs that overlap enough can be matched, and they are few: they are found once, in whole arrays, and every class,
 difficulty, metric and score threshold works on those.

@@ -1,4 +1,4 @@
-"""Overlaps of boxes, of whole arrays of pairs at once (fact sheet 7.2).
+"""Overlaps of boxes, of whole arrays of pairs at once (NOTES 7.6).
 
 The bird's-eye intersection is exact and closed-form. Seen from the first rectangle's centre along its sides, it is the
 set |a| <= l/2, |b| <= w/2, and the area that it shares with a polygon is

@@ -172,7 +172,7 @@ def _result_files(folder: Path) -> list[Path]:
 
 
 def read_folders(label_dir: str | Path, result_dir: str | Path) -> tuple[Objects, Objects, int]:
-    """(labels, results, number of frames) of the frames that have a result file (fact sheet 7.2).
+    """(labels, results, number of frames) of the frames that have a result file (NOTES 7.4).
 
     Results are NNNNNN.txt in `result_dir`/data, as the official program wants them, or else in `result_dir` itself.
     InputError for a missing folder, no result file, a result file without a label file, or a bad line.

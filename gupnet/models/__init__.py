@@ -2,8 +2,7 @@
 
 from .dla import DLA34
 from .gupnet import GUPNet, build_model
-from .peaks import Peaks, find_peaks, local_maxima, probabilities
-from .regions import BrokenBoxes
+from .rois import BrokenBoxes, Peaks, find_peaks, local_maxima, probabilities
 
 __all__ = [
     "BrokenBoxes",

@@ -1,12 +1,12 @@
-"""The backbone: DLA-34, deep layer aggregation (fact sheet 4.1). Names of tensors are those of the official files."""
+"""The backbone: DLA-34, deep layer aggregation (NOTES 4.2 to 4.5), with the official names of its tensors."""
 
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
-from .layers import conv, torch_default
+from .layers import ConvNormReLU, conv, torch_default
 
 CHANNELS = (16, 32, 64, 128, 256, 512)
 CLASSES = 1000
@@ -17,7 +17,7 @@ def _conv_norm_relu(inputs: int, outputs: int, kernel: int, stride: int = 1) -> 
 
 
 class BasicBlock(nn.Layer):
-    """Two 3x3 convolutions with norms; the residual is added before the last ReLU."""
+    """Two 3x3 convolutions with batch norms; the residual is added before the last ReLU."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
@@ -32,23 +32,19 @@ class BasicBlock(nn.Layer):
         return F.relu(self.bn2(self.conv2(out)) + residual)
 
 
-class Root(nn.Layer):
-    """Where the branches of a tree meet: concatenation, 1x1 convolution, norm, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.conv = conv(inputs, outputs, 1)
-        self.bn = BatchNorm2D(outputs)
+class Root(ConvNormReLU):
+    """Joins the branches of a tree: concatenation, 1x1 convolution, batch norm, ReLU."""
 
     def forward(self, branches: list):
-        return F.relu(self.bn(self.conv(paddle.concat(branches, 1))))
+        """[N, channels of each, H, W] -> [N, outputs, H, W]."""
+        return super().forward(paddle.concat(branches, 1))
 
 
 class Tree(nn.Layer):
-    """A tree of depth 1, of two blocks, or of depth 2, of two trees; its root gathers what the branches give.
+    """A tree of depth 1 (two blocks and a root) or of depth 2 (two trees, of which the second one's root joins all).
 
-    `extra`: channels of what comes to the root beside the two blocks. The `project` of a tree of depth 2 stands in the
-    official files and its norm's statistics move in training, but nothing uses its output: no gradient ever reaches it.
+    `extra`: channels of the root's input beside the two blocks'. The `project` of a tree of depth 2 is in the official
+    files and its batch norm's statistics move in training, but nothing uses its output (NOTES 4.4, 4.5).
     """
 
     def __init__(
@@ -60,7 +56,7 @@ class Tree(nn.Layer):
         if depth == 1:
             self.tree1 = BasicBlock(inputs, outputs, stride)
             self.tree2 = BasicBlock(outputs, outputs)
-            self.root = Root(2 * outputs + extra, outputs)
+            self.root = Root(2 * outputs + extra, outputs, 1)
         else:
             self.tree1 = Tree(depth - 1, inputs, outputs, stride)
             self.tree2 = Tree(depth - 1, outputs, outputs, extra=extra + outputs)
@@ -70,11 +66,11 @@ class Tree(nn.Layer):
 
     @property
     def idle_project(self) -> bool:
-        """Whether there is a `project` whose output nothing uses."""
+        """Whether the tree has a `project` whose output nothing uses."""
         return self.project is not None and isinstance(self.tree1, Tree)
 
     def forward(self, x, gathered: list | None = None):
-        """[N, inputs, H, W] and what else comes to the root -> [N, outputs, H / stride, W / stride]."""
+        """[N, inputs, H, W] and the root's further inputs -> [N, outputs, H / stride, W / stride]."""
         gathered = list(gathered or [])
         bottom = F.max_pool2d(x, 2, 2) if self.stride > 1 else x
         if self.level_root:
@@ -90,7 +86,7 @@ class Tree(nn.Layer):
 
 
 class DLA34(nn.Layer):
-    """The six levels of DLA-34. `fc`, ImageNet's classifier, stands in the official files and is never used here."""
+    """The six levels of DLA-34. `fc`, ImageNet's classifier, is in the official files and is not used."""
 
     def __init__(self, classes: int = CLASSES):
         super().__init__()
@@ -105,7 +101,7 @@ class DLA34(nn.Layer):
         self.fc = conv(c[5], classes, 1, bias=torch_default(c[5], 1))
 
     def forward(self, images) -> list:
-        """[N, 3, H, W] -> six maps [N, CHANNELS[i], H / 2^i, W / 2^i]. H and W are divisible by 32."""
+        """[N, 3, H, W], H and W divisible by 32 -> six maps [N, CHANNELS[i], H / 2^i, W / 2^i]."""
         x, levels = self.base_layer(images), []
         for level in (self.level0, self.level1, self.level2, self.level3, self.level4, self.level5):
             x = level(x)
@@ -113,6 +109,6 @@ class DLA34(nn.Layer):
         return levels
 
     def idle_layers(self) -> list[nn.Layer]:
-        """Layers whose parameters no loss reaches."""
+        """Layers whose parameters never get a gradient (NOTES 4.5)."""
         idle = [tree.project for tree in self.sublayers() if isinstance(tree, Tree) and tree.idle_project]
         return [*idle, self.fc]

@@ -1,19 +1,16 @@
-"""The neck: DLAUp, which brings levels 2 to 5 to a quarter of the input's size (fact sheet 4.2)."""
+"""The neck: DLAUp aggregates levels 2 to 5 at a quarter of the input's size (NOTES 4.6, 4.7)."""
 
 import math
 
 import numpy as np
 import paddle
 from paddle import nn
-from paddle.nn import functional as F
 
-from shared.running.norms import BatchNorm2D
-
-from .layers import conv
+from .layers import ConvNormReLU
 
 
 def bilinear_kernel(size: int) -> np.ndarray:
-    """[size, size] float64: the weights with which a transposed convolution of that kernel interpolates bilinearly."""
+    """[size, size] float64: the kernel with which a transposed convolution interpolates bilinearly."""
     factor = math.ceil(size / 2)
     centre = (2 * factor - 1 - factor % 2) / (2 * factor)
     profile = 1 - np.abs(np.arange(size) / factor - centre)
@@ -21,7 +18,7 @@ def bilinear_kernel(size: int) -> np.ndarray:
 
 
 def upsampling(channels: int, factor: int) -> nn.Conv2DTranspose:
-    """Learned enlargement by an even `factor` (or 1), each channel by itself, which starts as a bilinear one."""
+    """A trained transposed convolution, one group per channel, `factor` 1 or even; bilinear at first (NOTES 4.7)."""
     size = 2 * factor
     kernel = np.tile(bilinear_kernel(size), (channels, 1, 1, 1))
     initial = nn.initializer.Assign(kernel.astype(np.float32))
@@ -30,19 +27,7 @@ def upsampling(channels: int, factor: int) -> nn.Conv2DTranspose:
     )
 
 
-class ConvNormReLU(nn.Layer):
-    """3x3 convolution, norm, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.conv = conv(inputs, outputs, 3)
-        self.bn = BatchNorm2D(outputs)
-
-    def forward(self, x):
-        return F.relu(self.bn(self.conv(x)))
-
-
-class Aggregation(nn.Layer):
+class IDAUp(nn.Layer):
     """One stage: brings the later maps of a list to the first one's size and channels, and merges neighbours.
 
     The names `proj_i`, `up_i`, `node_i` (i from 1) are the official ones.
@@ -51,12 +36,12 @@ class Aggregation(nn.Layer):
     def __init__(self, outputs: int, inputs: list[int]):
         super().__init__()
         for i, channels in enumerate(inputs[1:], 1):
-            self.add_sublayer(f"proj_{i}", ConvNormReLU(channels, outputs))
+            self.add_sublayer(f"proj_{i}", ConvNormReLU(channels, outputs, 3))
             self.add_sublayer(f"up_{i}", upsampling(outputs, 2))
-            self.add_sublayer(f"node_{i}", ConvNormReLU(2 * outputs, outputs))
+            self.add_sublayer(f"node_{i}", ConvNormReLU(2 * outputs, outputs, 3))
 
     def forward(self, maps: list) -> list:
-        """[first [N, outputs, H, W], others [N, inputs[i], H / 2, W / 2]] -> the list with all others as the first."""
+        """[first [N, outputs, H, W], others [N, inputs[i], H / 2, W / 2]] -> the list, all of the first one's shape."""
         merged = [maps[0]]
         for i, x in enumerate(maps[1:], 1):
             x = getattr(self, f"up_{i}")(getattr(self, f"proj_{i}")(x))
@@ -71,7 +56,7 @@ class DLAUp(nn.Layer):
         super().__init__()
         widths = list(channels)
         for stage, start in enumerate(range(len(widths) - 2, -1, -1)):
-            self.add_sublayer(f"ida_{stage}", Aggregation(widths[start], widths[start:]))
+            self.add_sublayer(f"ida_{stage}", IDAUp(widths[start], widths[start:]))
             widths[start:] = [widths[start]] * (len(widths) - start)
 
     def forward(self, maps: list):

@@ -1,6 +1,6 @@
 """The torch twin's data side: a second way from the files to the same sample, for the alignment stage "data".
 
-It shares no code with `datasets/`; it goes by the fact sheet (section 3), one object at a time, whole maps at once.
+It shares no code with `datasets/`; it is written from NOTES 2 and 3, one object at a time, whole maps at once.
 Decoding and warping are Pillow's, the affine matrix OpenCV's, the mirrored calibration numpy's SVD on both sides; what
 both must share besides is the meaning of a draw (`draws`).
 """
@@ -53,7 +53,7 @@ class Label:
 
     @property
     def level(self) -> str:
-        """Difficulty (sheet 3.5)."""
+        """Difficulty (NOTES 2.6)."""
         height = float(self.box[3]) - float(self.box[1]) + 1
         if self.truncation == -1:
             return "DontCare"
@@ -109,7 +109,7 @@ def moved(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def mirrored(p2: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The camera that sees the mirror image, refitted to eight points (sheet 3.4): [3, 4] float32."""
+    """The camera that sees the mirror image, refitted to eight points (NOTES 3.6): [3, 4] float32."""
     focal, centre = p2[[0, 1], [0, 1]], p2[:2, 2]
     shift = p2[:2, 3] / -focal
     v, u = np.meshgrid(np.linspace(0, height, 2), np.linspace(0, width, 4), indexing="ij")
@@ -174,7 +174,7 @@ def draws(seed: int, epoch: int, index: int) -> np.random.RandomState:
 def sample(
     options: argparse.Namespace, split: str, index: int, rng=None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict, dict]:
-    """(image [3, H, W], P2 [3, 4], coord_range [2, 2], targets, info) as in sheet 3.3, floats in float32.
+    """(image [3, H, W], P2 [3, 4], coord_range [2, 2], targets, info) as in NOTES 3, floats in float32.
 
     `rng`, with numpy's `random` and `randn`, augments; None leaves the picture as it is.
     """
@@ -223,7 +223,7 @@ def _slots() -> dict[str, np.ndarray]:
 
 
 def encode(objects: list[Label], p2: np.ndarray, matrix: np.ndarray, shape: np.ndarray, options) -> dict:
-    """Targets (sheet 3.5) of the labels of one picture, for a map of `shape` (columns, rows)."""
+    """Targets (NOTES 3.8 to 3.14) of the labels of one picture, for a map of `shape` (columns, rows)."""
     columns, rows = (int(count) for count in shape)
     targets = _slots() | {"heatmap": np.zeros((len(NAMES), rows, columns), np.float32)}
     accepted = set(options.writelist)

@@ -1,4 +1,4 @@
-"""DLA-34 and its upward aggregation in torch, from the fact sheet (4.1 and 4.2), with the official tensor names."""
+"""DLA-34 and its upward aggregation in torch, from NOTES 4.2 to 4.8, with the official tensor names."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -164,7 +164,7 @@ class DLAUp(nn.Module):
 
 
 def peaks(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The k highest local maxima of scores [B, C, h, w]: (value, cell, class), each [B, k], best first (sheet 4.4).
+    """The k highest local maxima of scores [B, C, h, w]: (value, cell, class), each [B, k], best first (NOTES 4.10).
 
     A cell is a maximum when none of its eight neighbours is higher; k of each class are taken before k of all.
     """

@@ -1,4 +1,4 @@
-"""Decoding and KITTI's evaluation in plain loops, from the fact sheet (section 7): the twin of the metric stage."""
+"""Decoding and KITTI's evaluation in plain loops, from NOTES 7: the twin of the metric stage."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from .network import at_cells, probabilities
 
 
 def extract(outputs: Mapping[str, torch.Tensor], k: int = 50) -> torch.Tensor:
-    """Outputs of the network in mode "test" -> [B, k, 36] (sheet 7.1)."""
+    """Outputs of the network in mode "test" -> [B, k, 36] (NOTES 7.1)."""
     score, cells, classes = peaks(probabilities(outputs["heatmap"]), k)
     batch, width = len(score), outputs["heatmap"].shape[3]
     place = torch.stack([cells % width, cells // width], 2).to(score.dtype)
@@ -271,7 +271,7 @@ def _curves(frames: Sequence[Frame], kind: str, level: int, metric: str) -> tupl
 
 
 def evaluate(label_dir: Path, result_dir: Path) -> dict[tuple[str, str], np.ndarray]:
-    """{("Car", "3d"), ...: curves [3, 41]} of all figures that exist (sheet 7.2); the frames are the results'."""
+    """{("Car", "3d"), ...: curves [3, 41]} of all figures that exist (NOTES 7.4); the frames are the results'."""
     paths = sorted(Path(result_dir).glob("[0-9]*.txt"))
     frames = [Frame.of(read_boxes(Path(label_dir) / path.name), read_boxes(path)) for path in paths]
     results = [result for frame in frames for result in frame.results]

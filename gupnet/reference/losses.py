@@ -1,4 +1,4 @@
-"""GUPNet's losses in torch, from the fact sheet (section 5)."""
+"""GUPNet's losses in torch, from NOTES 5."""
 
 import argparse
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def heading_terms(heading: torch.Tensor, bins: torch.Tensor, residuals: torch.Te
 
 
 class ReferenceCriterion(nn.Module):
-    """(outputs of the network, targets of sheet 3.5, weights by term) -> {each of TERMS, "loss"}: scalars.
+    """(outputs of the network, targets of NOTES 3.14, weights by term) -> {each of TERMS, "loss"}: scalars.
 
     `loss` is the sum of weight times term; every weight is 1 where none are given. Without an object all terms but
     `seg_loss` are NaN.

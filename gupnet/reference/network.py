@@ -1,7 +1,7 @@
-"""GUPNet in torch, from the paper and the fact sheet (section 4), with the official tensor names.
+"""GUPNet in torch, from the paper and NOTES 4, with the official tensor names.
 
 It stands in for the authors' code wherever that is not at hand; the tests hold it to golden figures of the official
-code. It is a second derivation from the same sheet: a slip in the Paddle network cannot repeat here.
+code. It is a second derivation from the same notes: a slip in the Paddle network cannot repeat here.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def probabilities(heatmap: torch.Tensor) -> torch.Tensor:
 
 
 class ReferenceGUPNet(nn.Module):
-    """(images [B, 3, H, W], coord_ranges [B, 2, 2], calibs [B, 3, 4], targets, K, mode) -> dict (sheet 4.5).
+    """(images [B, 3, H, W], coord_ranges [B, 2, 2], calibs [B, 3, 4], targets, K, mode) -> dict (NOTES 4.16).
 
     In mode "train" the rows are those of the targets' `mask_2d`, else the K peaks of each picture. Heatmaps are
     logits. Everything has the dtype of the images.

@@ -1,4 +1,4 @@
-"""RoIAlign and coordinate maps in torch, from the fact sheet (4.4)."""
+"""RoIAlign and coordinate maps in torch, from NOTES 4.12 and 4.14."""
 
 import torch
 

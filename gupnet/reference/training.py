@@ -1,4 +1,4 @@
-"""torch's own optimisers, the reference's schedule and hierarchical task learning, from the fact sheet (5.1 and 6)."""
+"""torch's own optimisers, the reference's schedule and hierarchical task learning, from NOTES 5.8 to 6.3."""
 
 import argparse
 import math
@@ -60,7 +60,7 @@ def rates(options: argparse.Namespace) -> list[float]:
 
 
 class HierarchicalTaskLearning:
-    """Weights of the terms before each epoch, from the losses of the epochs before (paper 3.4, sheet 5.1).
+    """Weights of the terms before each epoch, from the losses of the epochs before (paper 3.4, NOTES 5.9).
 
     `compute_weight` is called once an epoch with {term: mean loss of the epoch before}, in order; it computes in the
     losses' dtype, float32 in the reference.

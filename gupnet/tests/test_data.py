@@ -14,15 +14,15 @@ from constants import CLASSES, MEAN_SIZES
 from datasets import (
     TYPES,
     Calibration,
+    angle2class,
     build_dataset,
-    decode_heading,
-    encode_heading,
+    class2angle,
     parse_objects,
     read_calibration,
     read_objects,
 )
-from datasets.affine import affine_maps, apply, warp
-from datasets.targets import gaussian, gaussian_radius, paint
+from datasets.geometry import affine_maps, apply, warp
+from datasets.targets import draw_umich_gaussian, gaussian2D, gaussian_radius
 from golden_files import DATA, golden
 from mini.draw import ensure_mini
 from options import parse_options
@@ -46,23 +46,23 @@ def test_golden_radii():
 
 @pytest.mark.parametrize("radius", numbered("output/gaussian/"))
 def test_golden_gaussians(radius):
-    np.testing.assert_allclose(gaussian(int(radius)), golden("units")[f"output/gaussian/{radius}"], **EXACT)
+    np.testing.assert_allclose(gaussian2D(int(radius)), golden("units")[f"output/gaussian/{radius}"], **EXACT)
 
 
 def test_golden_painted_map():
     figures = golden("units")
     heatmap = np.zeros_like(figures["output/gaussian_drawn"])
     for column, row, radius in figures["input/gaussian_places"].tolist():
-        paint(heatmap, column, row, radius)
+        draw_umich_gaussian(heatmap, column, row, radius)
     np.testing.assert_allclose(heatmap, figures["output/gaussian_drawn"], rtol=0, atol=1e-7)
 
 
 def test_golden_heading():
     figures = golden("units")
-    bins, residual = encode_heading(figures["input/angles"])
+    bins, residual = angle2class(figures["input/angles"])
     np.testing.assert_array_equal(bins, figures["output/angle_bin"])
     np.testing.assert_allclose(residual, figures["output/angle_res"], **EXACT)
-    np.testing.assert_allclose(decode_heading(bins, residual), figures["output/angle_back"], **EXACT)
+    np.testing.assert_allclose(class2angle(bins, residual), figures["output/angle_back"], **EXACT)
 
 
 def test_golden_affine_maps():
@@ -132,7 +132,7 @@ def options(root: Path, *words: str):
 
 
 def check_sample(sample, prefix: str) -> None:
-    """Everything of a sample that gupnet_data.npz has, with the sheet's tolerances (section 9)."""
+    """Everything of a sample that gupnet_data.npz has, within the limits of NOTES 9.6."""
     figures = golden("data")
     np.testing.assert_allclose(sample.calib, figures[f"{prefix}/P2"], rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(sample.coord_range, figures[f"{prefix}/coord_range"])
@@ -245,7 +245,7 @@ def test_targets_lead_back_to_the_labels(mini, augment):
             centre = origin + scale * (cells + targets["offset_3d"][slots])
             position = camera.back_project(*centre.T, targets["depth"][slots, 0])
             sizes = targets["size_3d"][slots] + MEAN_SIZES[targets["cls_ids"][slots]]
-            alpha = decode_heading(targets["heading_bin"][slots, 0], targets["heading_res"][slots, 0])
+            alpha = class2angle(targets["heading_bin"][slots, 0], targets["heading_res"][slots, 0])
             wanted = objects.mirrored(dataset[k].info["img_size"][0]) if flipped else objects
             boxes = np.concatenate([middle - size / 2, middle + size / 2], -1)
             np.testing.assert_allclose(boxes, wanted.boxes[slots], atol=2e-3)
@@ -360,7 +360,7 @@ def test_label_files_that_are_fine(tmp_path):
         (P2.replace("7.2e+02", "nan"), "not 12 finite numbers"),
         (P2.replace("7.2e+02", "1e39"), "not 12 finite numbers"),
         (P2.rsplit(" ", 1)[0], "not 12 finite numbers"),
-        (P2.replace("6.1e+02", "wide"), "no number"),
+        (P2.replace("6.1e+02", "wide"), "not 12 numbers"),
         (P2.replace("7.2e+02", "0"), "focal length"),
     ],
 )
@@ -386,14 +386,14 @@ def damage(root: Path, name: str, change) -> Path:
         ("training/image_2/000000.png", None, "no such file"),
         ("training/label_2/000000.txt", None, "no such file"),
         ("training/calib/000000.txt", None, "no such file"),
-        ("training/image_2/000000.png", lambda content: content[: len(content) // 2], "cannot be read as a picture"),
+        ("training/image_2/000000.png", lambda content: content[: len(content) // 2], "cannot be read as an image"),
         ("training/image_2/000000.png", b"", "the file is empty"),
-        ("training/image_2/000000.png", b"GIF? no", "not a picture"),
+        ("training/image_2/000000.png", b"GIF? no", "not an image"),
         ("ImageSets/train.txt", None, "no such list"),
         ("ImageSets/train.txt", b"\n \n", "is empty"),
-        ("ImageSets/train.txt", b"000000\nsix\n", "'six' is no frame number"),
-        ("ImageSets/train.txt", b"-1\n", "'-1' is no frame number"),
-        ("ImageSets/train.txt", b"9" * 5000, "is no frame number"),
+        ("ImageSets/train.txt", b"000000\nsix\n", "'six' is not a frame number"),
+        ("ImageSets/train.txt", b"-1\n", "'-1' is not a frame number"),
+        ("ImageSets/train.txt", b"9" * 5000, "is not a frame number"),
         ("ImageSets/train.txt", b"999\n998", "nor 1 others, though"),
     ],
 )
@@ -406,7 +406,7 @@ def test_bad_data_sets(mini, name, change, reason, tmp_path):
 
 
 def test_bad_roots(tmp_path):
-    fails(lambda: build_dataset(parse_options([]), "train"), "--data_path is missing", "mini.py")
+    fails(lambda: build_dataset(parse_options([]), "train"), "--data_path is missing", "draw_mini.py")
     fails(lambda: build_dataset(options(tmp_path / "none"), "train"), "no such folder")
     fails(lambda: build_dataset(options(tmp_path), "train"), "neither ImageSets/ nor training/")
     (tmp_path / "file").write_text("")

@@ -205,7 +205,7 @@ def test_one_bad_picture_among_others(mini, tmp_path, capsys):
     assert demo.main([str(word) for word in words]) == 2
     captured = capsys.readouterr()
     assert names_in(tmp_path / "out") == ["a_3d.png"]
-    assert "b.jpg: cannot be read as a picture" in captured.err and "c.txt: no such file" in captured.err
+    assert "b.jpg: cannot be read as an image" in captured.err and "c.txt: no such file" in captured.err
     assert "1 of 3 pictures done" in captured.out
 
 

@@ -1,4 +1,4 @@
-"""The network, its losses and its training against figures of the official code, in both dtypes (fact sheet 9)."""
+"""The network, its losses and its training against figures of the official code, in both dtypes (NOTES 9)."""
 
 import numpy as np
 import paddle
@@ -7,12 +7,11 @@ from paddle.vision.ops import roi_align
 
 import golden_files
 from datasets import Batch
-from decoding import decode_detections, extract_detections, result_lines
+from decoding import decode_detections, extract_dets_from_outputs, result_lines
 from golden_files import below, golden, near
 from learner import Learner
 from losses import TERMS, HierarchicalTaskLearning, build_criterion
-from losses import regions as region_losses
-from losses.focal import focal_loss
+from losses import criterion as functions
 from models import find_peaks, local_maxima, probabilities
 from models.dla_up import bilinear_kernel, upsampling
 from networks import SUFFIX, batch_of, gradients, network, official_state, run, run_recorded
@@ -24,7 +23,7 @@ ROI_OUTPUTS = ("depth", "offset_3d", "size_3d", "heading", "h3d_log_variance")
 # parts of the network: level i shows every STRIDES[i]-th cell; the neck, as the fourth
 STRIDES = (16, 8, 4, 2, 1, 1)
 
-TOLERANCES = {  # of the sheet: of outputs in test mode, of depth there, of outputs in training mode
+TOLERANCES = {  # NOTES 9.2: of outputs in test mode, of depth there, of outputs in training mode
     "float32": {"test": 5e-4, "depth": 2e-3, "train": 5e-4, "parts": 5e-4, "roi": 1e-3, "tail": 1e-5},
     "float64": {"test": 1e-8, "depth": 1e-8, "train": 1e-9, "parts": 1e-8, "roi": 1e-8, "tail": 1e-10},
 }
@@ -113,7 +112,7 @@ def test_peaks_and_decoder_rows(tested, dtype):
     np.testing.assert_array_equal(peaks.cells.numpy(), expected["index"])
     np.testing.assert_array_equal(peaks.classes.numpy(), expected["class"])
     near(peaks.scores.numpy(), expected["score"], TOLERANCES[dtype]["test"])
-    rows = extract_detections(tested[0]).numpy()
+    rows = extract_dets_from_outputs(tested[0]).numpy()
     near(rows, figures("model", "post", dtype)["dets"], TOLERANCES[dtype]["depth"])
 
 
@@ -277,7 +276,7 @@ def test_decoder(dtype, threshold):
     given, limit = below("post", "input/"), 1e-4 if dtype == "float32" else 1e-9
     outputs = {name: paddle.to_tensor(value.astype(dtype)) for name, value in given.items() if name in OUTPUTS}
     before = outputs["heatmap"].clone()
-    rows = extract_detections(outputs).numpy()
+    rows = extract_dets_from_outputs(outputs).numpy()
     assert (outputs["heatmap"] == before).all()
     expected = figures("post", "post", dtype)
     near(rows, expected["dets"], limit)
@@ -325,21 +324,23 @@ def check_unit(value, name: str, dtype: str) -> None:
     assert float(value) == pytest.approx(float(expected), rel=1e-6 if dtype == "float32" else 1e-12)
 
 
-def test_focal_loss(dtype):
-    check_unit(focal_loss(unit("focal_prob", dtype), unit("focal_target", dtype)), "focal", dtype)
-    check_unit(focal_loss(unit("focal_prob", dtype), unit("focal_target_empty", dtype)), "focal_empty", dtype)
+@pytest.mark.parametrize("target", ["focal_target", "focal_target_empty"])
+def test_focal_loss(dtype, target):
+    y = unit(target, dtype)
+    total = functions.focal(unit("focal_prob", dtype), y)
+    check_unit(total / max(int((y == 1).sum()), 1), target.replace("_target", ""), dtype)
 
 
 def test_laplace_loss(dtype):
     values = [unit(f"laplace_{name}", dtype)[:, 0] for name in ("pred", "target", "logvar")]
-    check_unit(region_losses.laplace(*values).mean(), "laplace", dtype)
+    check_unit(functions.laplace(*values).mean(), "laplace", dtype)
 
 
 def test_heading_loss(dtype):
     slots = np.nonzero(golden("units")["input/heading_mask"])
     bins = paddle.to_tensor(golden("units")["input/heading_bin"][slots][:, 0])
     residuals = paddle.to_tensor(golden("units")["input/heading_res"][slots][:, 0].astype(dtype))
-    check_unit(region_losses.heading(unit("heading_pred", dtype), bins, residuals).mean(), "heading_loss", dtype)
+    check_unit(functions.heading(unit("heading_pred", dtype), bins, residuals).mean(), "heading_loss", dtype)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
@@ -400,7 +401,7 @@ if golden_files.has("full") and golden_files.DATA:
             near(statistics(outputs[name].numpy()), expected[f"{name}_stats"], limit, name)
         for name in ROI_OUTPUTS:
             near(outputs[name].numpy()[order], expected[name], depth_limit if name == "depth" else limit, name)
-        rows = extract_detections(outputs).numpy()
+        rows = extract_dets_from_outputs(outputs).numpy()
         near(rows[0][order], figures("full", "post", dtype)["dets"][0], depth_limit)
         info = {name: value[:1] for name, value in real_frames.info.items()}
         for threshold in ("0", "0.2"):

@@ -88,7 +88,7 @@ def test_loose_overlaps_find_more(tmp_path):
 
 
 def test_a_perfect_detector_of_few_labels(tmp_path):
-    """n valid labels (n <= 40) give n thresholds, so AP40 is (n - 1) / 40 (fact sheet 7.2, 4)."""
+    """n valid labels (n <= 40) give n thresholds, so AP40 is (n - 1) / 40 (NOTES 7.9)."""
     files = {f"{frame:06d}.txt": LABEL + "\n" for frame in range(9)}
     found = dict.fromkeys(files, RESULT + "\n")
     figures = evaluate_folders(*write_sets(tmp_path, files, found))
@@ -98,7 +98,7 @@ def test_a_perfect_detector_of_few_labels(tmp_path):
         near(figures["Car"][metric]["AP11"], [100 * 3 / 11] * 3, 1e-5)
 
 
-def test_thresholds_follow_the_walk_of_the_sheet():
+def test_thresholds_follow_the_walk_of_the_notes():
     rng = np.random.default_rng(0)
     for valid in (1, 7, 40, 41, 83, 500):
         scores = rng.integers(0, 100, rng.integers(valid // 2, valid + 1)) / 100

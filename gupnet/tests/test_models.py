@@ -8,7 +8,7 @@ import pytest
 
 from constants import MEAN_SIZES
 from decoding import decode_detections, result_lines, write_results
-from losses import PRE_TASKS, TERMS, HierarchicalTaskLearning, build_criterion
+from losses import LOSS_GRAPH, TERMS, HierarchicalTaskLearning, build_criterion
 from models import build_model, find_peaks
 from models.dla_up import bilinear_kernel
 from networks import batch_of, run
@@ -82,7 +82,7 @@ def test_heads_begin_as_they_should(fresh):
         assert (fresh[f"{name}.0.bias"] == 0).all() and (fresh[f"{name}.4.bias"] == 0).all()
 
 
-def test_counts_of_the_sheet(fresh):
+def test_counts_of_tensors(fresh):
     assert sum(value.size for name, value in fresh.items()) + 55 == 20_892_543  # and 55 counters in torch
     parameters = [value for name, value in fresh.items() if not name.endswith(("._mean", "._variance"))]
     assert (len(parameters), sum(value.size for value in parameters)) == (198, 20_871_368)
@@ -138,12 +138,12 @@ def test_tasks_wait_for_those_before_them():
     """Steady falls: nothing is learnt, so the weights stay 0 to the power of 1; falls that end: everything is."""
     tasks, steady = HierarchicalTaskLearning(20), []
     for epoch in range(12):
-        losses = dict.fromkeys(PRE_TASKS, 10.0 - min(epoch, 8))
+        losses = dict.fromkeys(LOSS_GRAPH, 10.0 - min(epoch, 8))
         steady.append(tasks.compute_weight(losses, epoch)["depth_loss"])
     assert steady[:6] == [0] * 6
     assert steady[8] == pytest.approx(3 / 15) and steady[11] > (6 / 15) ** 0.9
     flat = HierarchicalTaskLearning(20)
-    weights = [flat.compute_weight(dict.fromkeys(PRE_TASKS, 1.0), epoch)["heading_loss"] for epoch in range(7)]
+    weights = [flat.compute_weight(dict.fromkeys(LOSS_GRAPH, 1.0), epoch)["heading_loss"] for epoch in range(7)]
     assert weights[:5] == [0] * 5 and np.isnan(weights[6])  # a first fall of 0, as in the reference
 
 

@@ -115,7 +115,7 @@ def test_a_training_leaves_checkpoints_logs_and_scalars(whole):
     assert [entry["epoch"] for entry in history] == [-1, *range(8)]
     weights = np.array([[entry["weights"][term] for term in TERMS] for entry in history[1:]])
     assert (weights[:, :3] == 1).all() and (weights[:6, 3:] == 0).all() and (weights[6:, 3:] > 0).any()
-    assert len(state["learner"]["tasks"]["past"]) == 5
+    assert len(state["learner"]["tasks"]["past_losses"]) == 5
     assert history[-1]["metrics"].keys() == {"Car", "Pedestrian", "Cyclist"} or history[-1]["metrics"] is not None
     assert bits(whole / "checkpoint_epoch_8") == bits(whole / "best") == bits(whole / "latest")
     written = json.loads((whole / "options.json").read_text())

@@ -1,4 +1,4 @@
-"""The torch twin against figures of the official code (fact sheet 9). Limits are the sheet's, or tighter.
+"""The torch twin against figures of the official code (NOTES 9). Limits are those of NOTES 9.2 to 9.6, or tighter.
 
 `suffix` is "" for the official code's float32 run and "64" for its float64 run.
 """
@@ -97,7 +97,7 @@ def test_tensors_are_the_official_ones():
 
 
 def test_fresh_weights():
-    """Fan-out normal, bilinear, 0.001, torch's default and Xavier (fact sheet 4)."""
+    """Fan-out normal, bilinear, 0.001, torch's default and Xavier (NOTES 4.7, 4.8)."""
     torch.manual_seed(0)
     model = network.build_reference(parse_options([]))
     for weight in (model.backbone.level3.tree1.tree1.conv1.weight, model.feat_up.ida_1.node_2.conv.weight):
@@ -197,7 +197,7 @@ def steps(model, given, recipe, count: int) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("run", ["train", "train_peak"])
 def test_five_steps(run):
-    """In float64: in float32 rounding decides the signs that Adam's first step consists of (sheet 9)."""
+    """In float64: in float32 rounding decides the signs that Adam's first step consists of (NOTES 9.3)."""
     model, figures = twin("float64").train(), golden("model")
     recipe = parse_options(["--lr", repr(float(figures[f"{run}64/lr"]))])
     count = 5 if run == "train" else 2
