@@ -1,4 +1,4 @@
-"""Numbers, spellings and defaults of options, what weights remember, and the names that all five folders share."""
+"""Numbers, spellings and defaults of options, what weights remember, and the names that all folders share."""
 
 import argparse
 import json
@@ -10,10 +10,18 @@ import pytest
 
 from shared import InputError
 from shared.running import options as shared_options
-from shared.running.options import Group, grouped_parser, parse_with_defaults, remembered_state, require_files
+from shared.running.options import (
+    Group,
+    grouped_parser,
+    parse_for_weights,
+    parse_with_defaults,
+    remembered_options,
+    require_files,
+    whole_number,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-PAPERS = ("mobilenetv3", "stdcseg", "monodepth2", "gupnet", "deformable_detr")
+PAPERS = sorted(file.parent.name for file in ROOT.glob("*/paper.mk"))
 
 
 @pytest.mark.parametrize(
@@ -28,10 +36,11 @@ PAPERS = ("mobilenetv3", "stdcseg", "monodepth2", "gupnet", "deformable_detr")
         ("probability", {"0": 0.0, "1": 1.0}, ["-0.1", "1.1", "nan"]),
         ("fraction", {"0": 0.0, "0.99": 0.99}, ["1", "-0.1", "nan"]),
         ("open_share", {"0.5": 0.5}, ["0", "1", "nan"]),
+        ("whole_number", {"2": 2, "9": 9}, ["1", "10", "-2"]),
     ],
 )
 def test_kinds_of_numbers(kind, right, wrong):
-    read = getattr(shared_options, kind)
+    read = whole_number(2, 9) if kind == "whole_number" else getattr(shared_options, kind)
     assert {text: read(text) for text in right} == right
     for text in wrong:
         with pytest.raises(argparse.ArgumentTypeError, match=text or "''"):
@@ -63,17 +72,102 @@ def test_both_spellings_and_whose_default_wins():
     assert stopped.value.code == 2
 
 
+# ------------------------------------------------------------------------------------------------------------- weights
+
+NETWORK = {"classes": 10, "width": 0.5, "kind": "small", "head": False, "sizes": [3, 4], "name": "a", "rates": None}
+
+
+def network_parser() -> argparse.ArgumentParser:
+    """With an option of every form that a network's options have, and those that name checkpoints."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--classes", type=whole_number(1, 1000), default=19)
+    parser.add_argument("--width", type=shared_options.positive_float, default=1.0)
+    parser.add_argument("--kind", choices=("small", "large"), default="large")
+    parser.add_argument("--head", action="store_true")
+    parser.add_argument("--sizes", type=shared_options.positive_int, nargs=2, default=[1, 2])
+    parser.add_argument("--name", default="b")
+    parser.add_argument("--rates", type=float, nargs="+")
+    parser.add_argument("--weights"), parser.add_argument("--resume")
+    return parser
+
+
+def checkpoint(folder: Path, options: object = None, **changes) -> Path:
+    folder.mkdir(exist_ok=True)
+    state = {"step": 3, "options": NETWORK | changes if options is None else options}
+    (folder / "state.json").write_text(json.dumps(state))
+    return folder
+
+
+def remembered(path) -> dict:
+    return remembered_options(path and str(path), network_parser(), NETWORK)
+
+
 def test_what_a_checkpoint_remembers(tmp_path):
-    state = {"options": {"model": "small", "lr": 0.1}, "classes": ["cat"], "step": 3}
-    (tmp_path / "state.json").write_text(json.dumps(state))
-    found = {"options": {"model": "small"}, "classes": ["cat"]}
-    for place in (tmp_path, tmp_path / "model.pdparams"):
-        assert remembered_state(str(place), ["model"], "classes") == found
-    assert remembered_state(None, ["model"]) == remembered_state(str(tmp_path / "sub" / "w.pth"), ["model"]) == {}
-    for broken in ("", "[]", "{}", '{"options": {}}', "\x00"):
-        (tmp_path / "state.json").write_text(broken)
-        with pytest.raises(InputError, match="state.json: not a checkpoint's state"):
-            remembered_state(str(tmp_path), ["model"])
+    folder = checkpoint(tmp_path / "a", lr=0.1)
+    for path in (folder, folder / "model.pdparams"):
+        assert remembered(path) == NETWORK
+    assert remembered(None) == remembered(tmp_path / "sub/w.pth") == {}
+    several = {"rates": [0.5, 1], "sizes": [7, 7], "width": 2}
+    assert remembered(checkpoint(folder, **several)) == NETWORK | several
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "\x00", "[" * 10**5, '{"options": ' * 10**5, '{"options": [1]}'])
+def test_states_that_remember_nothing(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(InputError, match="state.json: .*give another checkpoint") as caught:
+        remembered(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"classes": value} for value in (-1, 0, 2 * 10**9, 10**400, 1.5, True, "10", [10], None)]
+    + [{"width": value} for value in (-1, 0, "0.5", float("inf"), True, None, {"a": 1})]
+    + [{"kind": value} for value in ("other", 3, None, ["small"], {})]
+    + [{"head": value} for value in (1, "yes", None)]
+    + [{"sizes": value} for value in ([3], [3, 4, 5], [3, -4], [3, "4"], 3, [[3], 4], None)]
+    + [{"name": value} for value in (3, ["a"], None)]
+    + [{"rates": value} for value in (0.5, ["x"], [None])],
+)
+def test_values_that_the_command_line_would_refuse(tmp_path, change):
+    [name] = change
+    with pytest.raises(InputError, match=f"state.json: {name} is .*, which --{name} does not take; give") as caught:
+        remembered(checkpoint(tmp_path / "a", **change))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < len(str(tmp_path)) + 150
+
+
+@pytest.mark.parametrize("name", NETWORK)
+def test_an_option_that_is_missing(tmp_path, name):
+    options = {key: value for key, value in NETWORK.items() if key != name}
+    with pytest.raises(InputError, match=f"state.json: lacks the option {name}; give another"):
+        remembered(checkpoint(tmp_path / "a", options))
+
+
+def test_whose_options_a_script_takes(tmp_path):
+    """Those of --resume, or else of --weights; what stands on the command line wins over both."""
+    first, second = checkpoint(tmp_path / "first", classes=3), checkpoint(tmp_path / "second", classes=5, width=2)
+
+    def parse(*words, **settings):
+        def options(argv, parser, defaults):
+            return parse_with_defaults(network_parser(), argv, parser, defaults)
+
+        words = [str(word) for word in words]
+        return parse_for_weights(options, words, network_parser(), remembered, "make some", **settings)
+
+    both = ["--weights", first, "--resume", second]
+    assert (parse(*both).classes, parse(*both).width, parse(*both).kind) == (5, 2, "small")
+    assert (parse(*both[:2]).classes, parse(*both[2:], needed=False).classes) == (3, 5)
+    assert parse(*both, "--classes", 7).classes == 7
+    assert parse(needed=False).classes == 19
+    for words, says in (
+        ([], "--weights is missing: make some"),
+        (["--weights", tmp_path / "gone"], "--weights .*gone: no such file or folder; make some"),
+        ([*both[:2], "--resume", tmp_path / "gone"], "--resume .*gone: no such file or folder; make some"),
+    ):
+        with pytest.raises(InputError, match=says):
+            parse(*words)
+    with pytest.raises(InputError, match="--name gone: no such file or folder"):
+        parse(*both, "--name", "gone", files=("name",))
 
 
 def test_files_that_are_not_there(tmp_path):
@@ -104,6 +198,6 @@ def test_the_same_option_has_the_same_name_in_every_folder(paper):
     command = [sys.executable, "-c", _LIST]
     finished = subprocess.run(command, cwd=ROOT / paper, capture_output=True, text=True, check=True)
     names = set(json.loads(finished.stdout))
-    expected = [*_EVERYWHERE, *([] if paper == "stdcseg" else ["epochs"])]  # STDC-Seg counts iterations
+    expected = [*_EVERYWHERE, *([] if "--max_iter" in names else ["epochs"])]  # one paper counts iterations
     spellings = {f"--{name}" for name in expected} | {f"--{name.replace('_', '-')}" for name in expected}
     assert spellings - names == set()
