@@ -9,17 +9,17 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shared import InputError, run
+from shared import HelpFormatter, InputError, run
 from shared.files import one_line
-from shared.weights import PADDLE_SUFFIXES, TORCH_SUFFIXES, describe, kind_of, read_weights, write_torch
-from shared.weights.contents import as_numpy
+from shared.weights import PADDLE_SUFFIXES, TORCH_SUFFIXES, describe, read_weights, write_torch
+from shared.weights.contents import WeightFile, as_numpy
 from shared.weights.layouts import COUNTER, ConversionError, Entry, dtype_of, walk
 from shared.weights.pdparams import write_pdparams
 
@@ -30,7 +30,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Report:
-    """What one conversion did. Names are the source's; `missing` and `conflicting` make it bad as much as the rest.
+    """What one conversion did. Names are the source's; each of unused, missing, wrong_* and conflicting makes it bad.
 
     converted: tensors of the source that fit; given: tensors it has; wanted: tensors the network needs from it.
     wrong_shape, wrong_dtype: (name, in the source, in the network). widened: casts that keep every value.
@@ -232,22 +232,36 @@ def load_official(
     ("model_ema"). Raises InputError when the file cannot be read, ConversionError when it does not fit; the network
     is then as it was.
     """
-    file = read_weights(path, entry)
+    return fill(model, read_weights(path, entry), rename, ignore)
+
+
+def fill(
+    model: Any,
+    file: WeightFile,
+    rename: Sequence = (),
+    ignore: Iterable[str] = (),
+    keeps: Callable[[str], bool] = lambda name: False,
+) -> Report:
+    """Fill a live Paddle network, strictly, with the tensors of `file`; see `load_official`.
+
+    keeps(Paddle name): tensors that stay as they are where the file has none.
+    """
     network = plan(model, rename, ignore)
+    kept = {name: as_numpy(value) for name, value in model.state_dict().items() if keeps(name)}
     if file.kind == "torch":
-        tensors, _, report = network.to_paddle(file.tensors)
+        tensors, _, report = network.to_paddle(network.gradients_to_torch(kept) | file.tensors)
     else:
-        tensors, report = network.check_paddle(file.tensors)
+        tensors, report = network.check_paddle(kept | file.tensors)
     report.notes += file.notes
-    report.raise_if_bad(path)
+    report.raise_if_bad(file.path)
     missing, unexpected = model.set_state_dict(tensors)
     if missing or unexpected:
-        raise ConversionError(f"{path}: set_state_dict left {missing or unexpected}")
+        raise ConversionError(f"{file.path}: set_state_dict left {missing or unexpected}")
     return report
 
 
 def convert_file(
-    source: str | Path,
+    source: str | Path | WeightFile,
     target: str | Path,
     model: Any,
     rename: Sequence = (),
@@ -263,23 +277,31 @@ def convert_file(
     kind = kinds.get(Path(target).suffix.lower())
     if kind is None:
         raise InputError(f"{target}: end its name in {' or '.join(kinds)}, to say which kind to write")
-    if kind_of(source) == kind:
-        raise InputError(f"{source}, {target}: both are {kind} files by name; there is nothing to convert")
-    file = read_weights(source, entry)
+    file = source if isinstance(source, WeightFile) else read_weights(source, entry)
     if file.kind == kind:
-        raise InputError(f"{source}: is a {kind} file already; there is nothing to convert")
+        raise InputError(f"{file.path}: is a {kind} file already; there is nothing to convert")
     network = plan(model, rename, ignore)
     if kind == "paddle":
         tensors, torch_only, report = network.to_paddle(file.tensors)
-        report.notes += file.notes
-        report.raise_if_bad(source)
-        write_pdparams(target, tensors, torch_only)
     else:
         tensors, report = network.to_torch(file.tensors, file.torch_only)
-        report.notes += file.notes
-        report.raise_if_bad(source)
+    report.notes += file.notes
+    report.raise_if_bad(file.path)
+    if kind == "paddle":
+        write_pdparams(target, tensors, torch_only)
+    else:
         write_torch(target, tensors)
     return report
+
+
+def script_parser(description: str, source: str, target: str) -> argparse.ArgumentParser:
+    """The parser of a paper's convert.py: SRC and DST with these helps; the paper adds its network's options."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=HelpFormatter, usage="%(prog)s SRC DST [options]", allow_abbrev=False
+    )
+    parser.add_argument("source", metavar="SRC", help=source)
+    parser.add_argument("target", metavar="DST", help=target)
+    return parser
 
 
 def _fit(

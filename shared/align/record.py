@@ -16,6 +16,7 @@ import numpy as np
 
 from shared import InputError
 from shared.files import atomic_write
+from shared.weights.contents import as_numpy
 from shared.weights.unpickle import NUMBERS, PickledArray, load
 
 KINDS = NUMBERS + "U"  # and text
@@ -27,10 +28,7 @@ def to_array(name: str, value: Any) -> np.ndarray:
     Tensors are detached and brought to the CPU; bfloat16, which numpy lacks, becomes float32 (no value is lost).
     Raises TypeError for anything that is not numbers, bools or text.
     """
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
-        value = value.detach().cpu()
-        value = (value.float() if str(value.dtype).endswith("bfloat16") else value).numpy()
-    array = np.array(value, order="C", copy=True)
+    array = np.array(as_numpy(value) if hasattr(value, "detach") else value, order="C", copy=True)
     if array.dtype.kind not in KINDS:
         raise TypeError(f"{name}: a record holds numbers, bools and text, not {type(value).__name__} ({array.dtype})")
     return array

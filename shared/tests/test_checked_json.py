@@ -36,7 +36,14 @@ def test_right_values(tmp_path):
     found = read_as(Outer, GOOD, tmp_path / "a.json")
     assert found == Outer(Inner(3, None), {"a": 1.0, "b": 0.5}, [Inner(0, "x")], [1, {}])
     assert isinstance(found.rates["a"], float)
-    for kind, value in ((bool, True), (float, 3), (int | None, None), (float | None, 0.5), (list[int], []), (None, None)):
+    for kind, value in (
+        (bool, True),
+        (float, 3),
+        (int | None, None),
+        (float | None, 0.5),
+        (list[int], []),
+        (Any, None),
+    ):
         assert read_as(kind, value, tmp_path / "a.json") == value
 
 

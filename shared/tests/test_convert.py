@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from paddle import nn
 
 from shared import InputError
-from shared.convert import ConversionError, convert_file, describe, load_official, plan
+from shared.convert import ConversionError, convert_file, describe, fill, load_official, plan
 from shared.weights import read_pdparams, read_torch, read_weights, save_checkpoint, write_pdparams, write_torch
 
 SIZE = st.integers(1, 5)
@@ -409,3 +409,24 @@ def test_command_line(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert call(tmp_path / "a.pth", "--model", "small").returncode == 2
     assert read_weights(tmp_path / "a.pth").tensors["count"] == 4
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pdparams"])
+def test_tensors_that_a_file_lacks_can_be_kept(tmp_path, suffix):
+    torch_net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    torch_net[1].num_batches_tracked += 5
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1D(3))
+    own = net[0].bias.numpy().copy() + 1
+    net[0].bias.set_value(own)
+    path = tmp_path / f"a{suffix}"
+    torch.save(torch_net.state_dict(), tmp_path / "a.pth")
+    if suffix == ".pdparams":
+        convert_file(tmp_path / "a.pth", path, net)
+    file = read_weights(path)
+    bias = next(name for name in file.tensors if name.endswith("0.bias"))
+    del file.tensors[bias]
+    with pytest.raises(ConversionError, match="missing"):
+        fill(net, file)
+    fill(net, file, keeps=lambda name: name == "0.bias")
+    np.testing.assert_array_equal(net[0].bias.numpy(), own)
+    np.testing.assert_array_equal(net[0].weight.numpy(), torch_net[0].weight.detach().numpy().T)

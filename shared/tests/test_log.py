@@ -47,8 +47,9 @@ def test_other_processes_are_silent(tmp_path, capsys):
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="file: not written: a file stands where a folder is needed"), RunLog(
-        tmp_path / "file", 0
+    with (
+        pytest.raises(InputError, match="file: not written: a file stands where a folder is needed"),
+        RunLog(tmp_path / "file", 0),
     ):
         pass
     with RunLog(tmp_path / "o", 0) as log:

@@ -120,7 +120,7 @@ def test_damaged_pictures(tmp_path, end):
 
 def test_folders_are_searched(tmp_path):
     root = tmp_path / "in"
-    for name in ("b/one.png", "a/deep/two.jpg", "three.PNG", ".hidden.png", "notes.txt", "three_boxes.png", "out/x.png"):
+    for name in "b/one.png a/deep/two.jpg three.PNG .hidden.png notes.txt three_boxes.png out/x.png".split():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
 
