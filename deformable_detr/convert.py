@@ -5,9 +5,9 @@
     python convert.py r50_deformable_detr.pdparams r50_deformable_detr.pth
 
 A checkpoint of the reference holds the network under `model`, beside optimiser, schedule, epoch and command line. The
-network alone is converted, nothing of it is left over on either side; heads that stand under several names are written
-under all of them. The tensors say which network they are, but for --dilation, --nheads, the points and, with two
-stages, --num_queries: those an official checkpoint's command line says; state them for files without one.
+network alone is converted, and nothing of it may be left over on either side; heads with several names are written
+under all of them (NOTES 3.1). The network's options are read from the tensors, but for --dilation, --nheads, the points
+and, with two stages, --num_queries: an official checkpoint's command line has them; state them for files without one.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from shared.weights import WeightFile, read_weights
 from models import build_model
 from options import add_network_options, parse_options, remembered_options
 
-#: what a profiler leaves behind, and what a batch norm that is frozen has no use for
+#: left by a profiler (NOTES 1.3); and what a frozen batch norm lacks
 IGNORE = (r"(^|\.)total_(params|ops)$",)
 IGNORE_FROZEN = (*IGNORE, r"(^|\.)num_batches_tracked$")
-#: of torchvision's ResNets, what the backbone has not
+#: parts of torchvision's ResNets that the backbone lacks
 IGNORE_CLASSIFIER = (*IGNORE_FROZEN, r"^fc\.(weight|bias)$")
 #: options that the tensors do not show and an official command line does
 STATED = ("dilation", "nheads", "enc_n_points", "dec_n_points", "num_queries", "dropout", "aux_loss")
@@ -40,7 +40,7 @@ def load_official(model, path: str | Path) -> convert.Report:
 
 
 def load_backbone(model, path: str | Path) -> convert.Report:
-    """Fill the ResNet of `model` from torchvision's ImageNet file of it; its classifier is left out.
+    """Fill the ResNet of `model` from torchvision's ImageNet file of it; its classifier is left out (NOTES 1.4).
 
     Raises InputError (ConversionError) when the file is of another network.
     """
@@ -52,7 +52,7 @@ def _check_refinement(model, path: str | Path) -> None:
     if model.transformer.decoder.bbox_embed is None:
         return
     if not any(name.startswith("transformer.decoder.bbox_embed.") for name in read_weights(path).tensors):
-        raise InputError(f"{path}: does not match --with_box_refine: it was trained without; leave that option out")
+        raise InputError(f"{path}: does not match --with_box_refine: it was trained without; omit that option")
 
 
 def _ignored(model) -> tuple[str, ...]:
@@ -61,10 +61,10 @@ def _ignored(model) -> tuple[str, ...]:
 
 
 def stored_options(path: str | Path) -> dict:
-    """What weights say of their network, as options of parse_options.
+    """The options of parse_options that can be read from weights.
 
-    A checkpoint of train.py says everything, an official one with its command line too; of other files, what their
-    tensors show. Raises InputError where they cannot be read or are no Deformable DETR.
+    All from a checkpoint of train.py; from other files what their tensors and an official command line show. Raises
+    InputError where they cannot be read or are not a Deformable DETR.
     """
     return remembered_options(str(path)) or describe(read_weights(path))
 
@@ -93,7 +93,7 @@ def describe(file: WeightFile) -> dict:
         raise InputError(f"{file.path}: has no class_embed.0.weight of a Deformable DETR; give weights of one")
     norm = "backbone.0.body.bn1."
     trained_norms = norm + "_mean" in tensors or norm + "num_batches_tracked" in tensors
-    found = {
+    options = {
         "backbone": f"resnet{layers[blocks, deep]}",
         "backbone_norm": "batch" if trained_norms else "frozen",
         "position_embedding": "learned" if "backbone.1.row_embed.weight" in tensors else "sine",
@@ -105,18 +105,18 @@ def describe(file: WeightFile) -> dict:
         "with_box_refine": any(name.startswith("transformer.decoder.bbox_embed.") for name in tensors),
         "two_stage": "transformer.enc_output.weight" in tensors,
     }
-    if not found["two_stage"]:
-        found["num_queries"] = size("query_embed.weight", 0)
+    if not options["two_stage"]:
+        options["num_queries"] = size("query_embed.weight", 0)
     inner = tensors.get("transformer.encoder.layers.0.linear1.bias")
     if inner is not None:
-        found["dim_feedforward"] = inner.shape[0]
-    said = file.meta.get("args")
-    if isinstance(said, dict):
+        options["dim_feedforward"] = inner.shape[0]
+    args = file.meta.get("args")
+    if isinstance(args, dict):
         defaults = vars(parse_options([]))
         for name in STATED:
-            if type(said.get(name)) is type(defaults[name]):
-                found[name] = said[name]
-    return found
+            if type(args.get(name)) is type(defaults[name]):
+                options[name] = args[name]
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -25,9 +25,11 @@ from shared import InputError, run
 from shared.files import atomic_write, atomic_write_text
 from shared.running.options import fraction, positive_int
 
-from datasets import CATEGORIES, collate, eval_transform, load_image, prepare_target, read_annotations
+from datasets import collate, eval_transform, load_image, prepare_target, read_annotations
+from datasets.categories import CATEGORIES
 from drawing import Labelled, draw_boxes, side_by_side
-from inference import NO_WEIGHTS, Predictor, build_predictor, detect, load_network, parse_for_weights
+from inference import NO_WEIGHTS, Predictor, build_predictor, load_network, parse_for_weights
+from models import PostProcess
 from options import FOLDER, build_parser
 
 #: accepted endings of file names in a folder, compared in lower case
@@ -65,10 +67,11 @@ def read_picture(path: str | Path) -> Image.Image:
 
 
 def detect_picture(predict: Predictor, picture: Image.Image, options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """`detect` for one picture at --val_size: scores, labels, boxes in pixels of `picture`, the best first."""
+    """Detections of one picture at --val_size: scores, labels, boxes in pixels of `picture`, the best first."""
     image, target = eval_transform(options)(picture, prepare_target(0, [], picture.size))
     images, mask = collate([image])
-    return detect(predict(paddle.to_tensor(images), paddle.to_tensor(mask)), target["orig_size"][None])[0]
+    outputs = predict(paddle.to_tensor(images), paddle.to_tensor(mask))
+    return PostProcess()(outputs, target["orig_size"][None])[0]
 
 
 def chosen(found: Mapping[str, np.ndarray], threshold: float, top: int | None) -> dict[str, np.ndarray]:

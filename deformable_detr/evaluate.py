@@ -5,7 +5,7 @@
     python evaluate.py --results detections.json --data_path COCO
 
 The network's options come from the checkpoint if it is one. The figures depend a little on --batch_size, by the
-network's design: padding enters its convolutions (fact sheet section 7). --results scores a COCO result file, without
+network's design: padding enters its convolutions (NOTES 7.4). --results scores a COCO result file, without
 a network.
 """
 
@@ -22,8 +22,9 @@ from shared import InputError, run
 from shared.files import atomic_write_text
 
 from datasets import CocoDetection, EpochBatchSampler, build_dataset, build_loader, read_annotations, split_paths
-from inference import NO_WEIGHTS, Predictor, build_predictor, detect, load_network, parse_for_weights
+from inference import NO_WEIGHTS, Predictor, build_predictor, load_network, parse_for_weights
 from metrics import CocoMetrics, detection_rows, evaluate_detections, merge, read_results, to_results
+from models import PostProcess
 from options import build_parser, parse_options
 
 
@@ -62,7 +63,7 @@ def find_all(
         if on_batch:
             on_batch(outputs, targets)
         sizes = np.stack([target["orig_size"].numpy() for target in targets])
-        for target, found in zip(targets, detect(outputs, sizes), strict=True):
+        for target, found in zip(targets, PostProcess()(outputs, sizes), strict=True):
             ids.append(target["image_id"].item())
             rows.append(detection_rows(ids[-1], found["scores"], found["labels"], found["boxes"]))
     parts = zip(gather(np.array(ids, np.int64)), gather(np.concatenate(rows)), strict=True)

@@ -7,7 +7,6 @@ A predictor takes a batch, images float32 [N, 3, H, W] and mask bool [N, H, W], 
 import argparse
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import paddle
 
 from shared import InputError
@@ -16,7 +15,6 @@ from shared.running.options import require_files
 from convert import load_official, stored_options
 from models import DeformableDETR, build_model
 from options import parse_options
-from postprocess import postprocess
 
 Predictor = Callable[[paddle.Tensor, paddle.Tensor], dict[str, paddle.Tensor]]
 NO_WEIGHTS = (
@@ -72,12 +70,3 @@ def build_predictor(model: paddle.nn.Layer, options: argparse.Namespace, engine:
         return {key: paddle.to_tensor(value) for key, value in run(images.numpy(), mask.numpy()).items()}
 
     return predict
-
-
-def detect(outputs: dict[str, paddle.Tensor], orig_sizes: np.ndarray) -> list[dict[str, np.ndarray]]:
-    """`postprocess` in numpy: for each picture `scores`, `labels` and `boxes`, the best first.
-
-    orig_sizes int [N, 2] as (height, width).
-    """
-    results = postprocess(outputs, np.asarray(orig_sizes))
-    return [{key: value.numpy() for key, value in result.items()} for result in results]

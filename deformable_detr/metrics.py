@@ -1,4 +1,4 @@
-"""COCO's detection figures, computed by pycocotools (fact sheet section 7).
+"""COCO's detection metrics, computed by pycocotools (NOTES 7.2, 7.3).
 
 Detections are rows, float64 [n, 7]: image id, x, y, width, height in pixels, score, category id.
 """
@@ -17,14 +17,14 @@ from pycocotools.cocoeval import COCOeval
 from shared import InputError
 from shared.files import one_line
 
-from datasets.annotations import index, read_json
+from datasets.annotations import create_index, read_json
 
 #: pycocotools' twelve numbers in their order
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def detection_rows(image_id: int, scores: np.ndarray, labels: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """One picture's detections as rows: scores [n], labels [n], boxes [n, 4] as corners in pixels."""
+    """One image's detections as rows: scores [n], labels [n], boxes [n, 4] as corners in pixels."""
     rows = np.empty((len(scores), 7))
     rows[:, 0], rows[:, 5], rows[:, 6] = image_id, scores, labels
     rows[:, 1:3] = boxes[:, :2]
@@ -35,7 +35,7 @@ def detection_rows(image_id: int, scores: np.ndarray, labels: np.ndarray, boxes:
 def merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """One (image ids int64 [m], rows [n, 7]) of several processes' ones, by ascending id.
 
-    Of a picture that several processes have seen, the first one's detections count.
+    Of an image that several processes have evaluated, the first one's detections count.
     """
     seen = np.empty(0, np.int64)
     kept = []
@@ -49,7 +49,7 @@ def merge(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """What one evaluation says. -1 stands, as with pycocotools, where there is no ground truth to find."""
+    """The result of one evaluation; -1 where there is no ground truth, as with pycocotools."""
 
     numbers: dict[str, float]  # the twelve NUMBERS, 0 to 1
     per_category: dict[str, float]  # AP of each category of the annotation file that has a box, by its name
@@ -59,7 +59,7 @@ class CocoMetrics:
     evaluation: COCOeval  # its `eval` holds precision [10, 101, K, 4, 3] and recall [10, K, 4, 3]
 
     def as_json(self) -> dict:
-        """What metrics.json holds."""
+        """The content of metrics.json."""
         counts = {"images": self.images, "detections": self.detections}
         return self.numbers | {"per_category": self.per_category} | counts
 
@@ -71,37 +71,32 @@ class CocoMetrics:
 
 
 def evaluate_detections(coco: COCO, rows: np.ndarray, image_ids: Sequence[int] | None = None) -> CocoMetrics:
-    """Score rows [n, 7] against the boxes of an annotation file, on these pictures or on all.
+    """Score rows [n, 7] against the boxes of an annotation file, on these images or on all.
 
-    Rows of categories that the file does not have are passed over. ValueError for rows of pictures it does not have.
+    Rows of categories that the file lacks are ignored. ValueError for rows of images that it lacks.
     """
     image_ids = sorted(coco.imgs) if image_ids is None else sorted(map(int, image_ids))
     unknown = np.setdiff1d(rows[:, 0], list(coco.imgs))
     if len(unknown):
         raise ValueError(f"detections in picture {int(unknown[0])}, which the annotation file does not have")
     with contextlib.redirect_stdout(io.StringIO()):
-        # pycocotools cannot load no detections
-        found = coco.loadRes(rows) if len(rows) else index(coco.dataset | {"annotations": []})
-        evaluation = COCOeval(coco, found, "bbox")
+        # pycocotools cannot load an empty list
+        detections = coco.loadRes(rows) if len(rows) else create_index(coco.dataset | {"annotations": []})
+        evaluation = COCOeval(coco, detections, "bbox")
         evaluation.params.imgIds = image_ids
         evaluation.evaluate()
         evaluation.accumulate()
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    summary = io.StringIO()
+    with contextlib.redirect_stdout(summary):
         evaluation.summarize()
     names = {number: category.get("name") or str(number) for number, category in coco.cats.items()}
     per_category = {}
-    for place, number in enumerate(evaluation.params.catIds):
-        precision = evaluation.eval["precision"][:, :, place, 0, -1]
+    for column, number in enumerate(evaluation.params.catIds):
+        precision = evaluation.eval["precision"][:, :, column, 0, -1]
         if (precision > -1).any():
             per_category[names[number]] = float(precision[precision > -1].mean())
     numbers = dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
-    return CocoMetrics(numbers, per_category, said.getvalue().rstrip(), len(image_ids), len(rows), evaluation)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# COCO's result files
-# --------------------------------------------------------------------------------------------------------------------
+    return CocoMetrics(numbers, per_category, summary.getvalue().rstrip(), len(image_ids), len(rows), evaluation)
 
 
 def to_results(rows: np.ndarray) -> list[dict]:
@@ -113,24 +108,25 @@ def to_results(rows: np.ndarray) -> list[dict]:
 
 
 def read_results(path: str | Path, coco: COCO) -> np.ndarray:
-    """The rows [n, 7] of a COCO result file for the pictures of `coco`.
+    """The rows [n, 7] of a COCO result file for the images of `coco`.
 
-    InputError for a file that is no such list, for entries without finite numbers, and for unknown pictures.
+    InputError for a file that is not such a list, for entries without finite numbers, and for unknown images.
     """
     entries = read_json(path, "give COCO results: a list of image_id, category_id, bbox, score")
     if not isinstance(entries, list):
         raise InputError(f"{path}: holds a {type(entries).__name__}, not a list of detections; give COCO results")
     rows = np.empty((len(entries), 7))
-    for place, entry in enumerate(entries):
-        name = f"{path}: detection number {place} (counted from 0)"
+    for index, entry in enumerate(entries):
+        name = f"{path}: detection number {index} (counted from 0)"
         try:
-            rows[place] = entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]
-            sound = len(entry["bbox"]) == 4 and all(map(math.isfinite, rows[place]))
+            rows[index] = entry["image_id"], *entry["bbox"], entry["score"], entry["category_id"]
+            valid = len(entry["bbox"]) == 4 and all(map(math.isfinite, rows[index]))
         except (KeyError, TypeError, ValueError, OverflowError):
-            sound = False
-        if not sound:
+            valid = False
+        if not valid:
             raise InputError(f"{name} has no finite image_id, category_id, bbox of four and score; give COCO results")
         if entry["image_id"] not in coco.imgs:
-            picture = one_line(entry["image_id"])
-            raise InputError(f"{name} is in image {picture}, which the annotation file lacks; give that split's")
+            raise InputError(
+                f"{name} is in image {one_line(entry['image_id'])}, which the annotation file lacks; give that split's"
+            )
     return rows

@@ -1,4 +1,4 @@
-"""Optimiser, its groups, the one clip over all of them, and the schedule (fact sheet section 6)."""
+"""Optimiser of three groups, the one clip over all gradients, and the schedule (NOTES 6)."""
 
 import argparse
 
@@ -13,9 +13,9 @@ EPSILON = 1e-6
 
 
 def parameter_groups(model: DeformableDETR, options: argparse.Namespace) -> list[list[tuple]]:
-    """(name, parameter) of the trainable parameters: the backbone's and the linear projections' apart from the rest.
+    """(name, parameter) of the trainable parameters in three lists: the rest, the backbone, the linear projections.
 
-    A parameter that stands under two names counts under the first.
+    A parameter with two names counts under the first.
     """
     rest, backbone, projections = [], [], []
     for name, parameter in model.named_parameters():
@@ -38,12 +38,11 @@ def build_scheduler(options: argparse.Namespace) -> schedules.StepDecay:
 def build_optimizer(
     model: DeformableDETR, options: argparse.Namespace, learning_rate
 ) -> paddle.optimizer.AdamW | paddle.optimizer.Momentum:
-    """AdamW (or SGD with momentum) of the official groups; `learning_rate` is a float or a scheduler, of options.lr.
+    """AdamW (or SGD with momentum) of the official groups; `learning_rate` is options.lr or its scheduler.
 
-    Paddle's `learning_rate` of a group is a factor of that one, and its own clip would take each group alone: clip
-    with `clip_gradients` before `step()`.
+    Clip with `clip_gradients` before `step()`: Paddle's own clip takes each group alone (NOTES 8.1).
     """
-    factors = (1.0, options.lr_backbone / options.lr, options.lr_linear_proj_mult)
+    factors = (1.0, options.lr_backbone / options.lr, options.lr_linear_proj_mult)  # of learning_rate (NOTES 8.2)
     groups = [
         {"params": [parameter for _, parameter in group], "learning_rate": factor}
         for group, factor in zip(parameter_groups(model, options), factors, strict=True)
@@ -61,8 +60,7 @@ def build_optimizer(
 def average_gradients(model: DeformableDETR) -> None:
     """Each gradient becomes its mean over the processes, which have gradients of the same parameters.
 
-    In place of paddle.DataParallel, which takes heads that are in the outputs without being in the loss (two stages
-    without auxiliary losses) for used ones, and then leaves other gradients unsent.
+    In place of paddle.DataParallel, which mistakes unused heads for used ones (NOTES 8.9).
     """
     world = dist.get_world_size()
     if world == 1:
@@ -77,8 +75,8 @@ def average_gradients(model: DeformableDETR) -> None:
 def clip_gradients(model: DeformableDETR, limit: float) -> float:
     """Scale all gradients together to an L2 norm of at most `limit`; returns their norm before.
 
-    The factor is min(1, limit / (norm + 1e-6)); no clipping with a limit of 0 or less. Where the norm is not finite the
-    gradients stay as they are, so that one can see which of them is to blame.
+    The factor is min(1, limit / (norm + 1e-6)); a limit of 0 or less means no clip. Where the norm is not finite the
+    gradients stay as they are, so that `first_not_finite` can name the parameter.
     """
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = paddle.add_n([gradient.square().sum() for gradient in gradients]).sqrt()
@@ -90,7 +88,7 @@ def clip_gradients(model: DeformableDETR, limit: float) -> float:
 
 
 def first_not_finite(model: DeformableDETR) -> str:
-    """The name of the first parameter whose gradient holds infinities or values that are no numbers."""
+    """The name of the first parameter whose gradient holds NaN or Inf."""
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and not bool(paddle.isfinite(parameter.grad).all()):
             return name

@@ -1,10 +1,9 @@
 """Every option of this folder: the reference's names and defaults, grouped.
 
-Reference: fundamentalvision/Deformable-DETR (fact sheet section 2). Left out are its options that do nothing there
-(--position_embedding_scale, --lr_drop_epochs, --remove_difficult) and those of its masks, which cannot run there.
-Added are a smaller ResNet with trainable norms and the sizes of pictures, which make training from scratch on small
-pictures possible. Each option may be written with dashes or with underscores. `parse_options([])` gives the
-reference's defaults; only the places of files differ, which start at this folder.
+Reference: fundamentalvision/Deformable-DETR at commit 11169a6. Left out are its options that do nothing there and those
+of its masks (NOTES 1.5). Added are a smaller ResNet with trainable norms and the sizes of images, which make training
+from scratch on small images possible. Each option may be written with dashes or with underscores. `parse_options([])`
+gives the reference's defaults; only paths differ, which are relative to this folder.
 """
 
 import argparse
@@ -54,7 +53,7 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options that shape the network (fact sheet sections 2 and 4)."""
+    """The options that shape the network (NOTES 3)."""
     group = Group(parser, "network")
     text = "the ResNet; 18 and 34 are not in the reference"
     group.add("--backbone", choices=BACKBONES, default="resnet50", help=text)
@@ -86,7 +85,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_size_options(parser: argparse.ArgumentParser) -> None:
-    """The sizes of pictures outside training (fact sheet 3.4)."""
+    """The sizes of pictures outside training (NOTES 2.4)."""
     group = Group(parser, "picture sizes")
     text = "short side in validation, evaluation and demo"
     group.add("--val_size", type=positive_int, default=800, metavar="N", help=text)
@@ -132,7 +131,7 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
-    """The options that shape matching and losses (fact sheet section 5)."""
+    """The options that shape matching and losses (NOTES 5)."""
     group = Group(parser, "matching and losses")
     group.add("--set_cost_class", type=not_negative, default=2.0, metavar="W", help="the matcher's class cost")
     group.add("--set_cost_bbox", type=not_negative, default=5.0, metavar="W", help="the matcher's L1 cost")

@@ -1,7 +1,7 @@
 """What both sides read, made before either runs: drawn weights in the official format, and the batches of stage 6.
 
 Drawn weights must act like trained ones: figures that explode or vanish prove nothing. So the norms' statistics are
-measured, residual branches are damped and queries spread, as the golden figures have it (sheet 9).
+measured, residual branches are damped and queries spread, as in the golden figures (NOTES 9.2).
 """
 
 import argparse
@@ -21,7 +21,7 @@ from shared.weights import as_numpy, atomic_write_text, read_torch, write_torch
 from . import feeds
 from reference import data as reading
 from reference import losses, network
-from reference.backbone import FrozenNorm
+from reference.backbone import FrozenBatchNorm2d
 
 CALIBRATION_PICTURES = 6
 FACTORS = {
@@ -71,7 +71,7 @@ def measure_statistics(model: nn.Module, images: torch.Tensor) -> None:
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
         norm.running_var.copy_(inputs[0].var((0, 2, 3), correction=0))
 
-    norms = [m for m in model.backbone.modules() if isinstance(m, FrozenNorm | nn.BatchNorm2d)]
+    norms = [m for m in model.backbone.modules() if isinstance(m, FrozenBatchNorm2d | nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     with torch.no_grad():
         model.eval().backbone[0](images)

@@ -128,7 +128,7 @@ def watched(options: argparse.Namespace) -> list[str]:
 def without_padding(seen: Mapping[str, list[np.ndarray]], mask: np.ndarray, levels: int) -> dict[str, np.ndarray]:
     """Outputs of `watched` layers, one entry a call, with 0 where a level is padding.
 
-    Nothing valid depends on those places, and in some of them the sine of 3 million radians stands (sheet 4.3).
+    No valid output depends on those positions, and some hold the sine of 3 million radians (NOTES 3.8).
     """
     sizes = [seen[f"input_proj.{level}"][0].shape[2:] for level in range(levels)]
     masks = [mask[:, np.arange(h) * mask.shape[1] // h][:, :, np.arange(w) * mask.shape[2] // w] for h, w in sizes]

@@ -22,9 +22,8 @@ from datasets import build_dataset, collate, read_annotations
 from losses import build_criterion
 from losses import criterion as criterion_module
 from metrics import detection_rows, evaluate_detections
-from models import build_model
+from models import PostProcess, build_model
 from optimizers import build_optimizer, build_scheduler, clip_gradients, parameter_groups
-from postprocess import postprocess
 
 
 def _loaded(context: Context, options: argparse.Namespace, file: Path):
@@ -152,8 +151,8 @@ def metric(context: Context) -> dict:
 
 def _post(context: Context) -> dict:
     given = {key: paddle.to_tensor(x) for key, x in feeds.answers("post", context.dtype, 3, 120, 91).items()}
-    found = postprocess(given, np.array([[480, 640], [101, 77], [1, 2000]]))
-    return {f"post/{index}/{key}": value.numpy() for index, one in enumerate(found) for key, value in one.items()}
+    found = PostProcess()(given, np.array([[480, 640], [101, 77], [1, 2000]]))
+    return {f"post/{index}/{key}": value for index, one in enumerate(found) for key, value in one.items()}
 
 
 @contextmanager
@@ -191,7 +190,7 @@ def loss(context: Context) -> dict:
                 gradient = paddle.zeros_like(value) if value.grad is None else value.grad
                 record[f"{name}/gradient/{layer or 'last'}/{key}"] = gradient.numpy()
             wanted = [t | {"labels": paddle.zeros_like(t["labels"])} for t in targets] if layer == "enc" else targets
-            for image, match in enumerate(criterion.matcher(one["pred_logits"], one["pred_boxes"], wanted)):
+            for image, match in enumerate(criterion.matcher(one, wanted)):
                 for what, index in zip(("query", "target"), match, strict=True):
                     record[f"{name}/match/{layer or 'last'}/{image}/{what}"] = index
     return record | _post(context)
@@ -200,7 +199,7 @@ def loss(context: Context) -> dict:
 def backward(context: Context) -> dict:
     record = {}
     for name in feeds.OPERATOR:
-        if name != "borders":  # on a kink the gradient of a location is anyone's choice
+        if name != "borders":  # no gradient of a location is defined at a kink (NOTES 4.5)
             output, floats, weight = _operate(name, context.dtype)
             output.backward(weight)
             for key, value in zip(("value", "sampling_locations", "attention_weights"), floats, strict=True):
@@ -238,7 +237,7 @@ def _steps(context: Context, name: str, options: argparse.Namespace) -> dict:
         optimizer.step()
         optimizer.clear_grad()
     moved = feeds.distances(before, [[p.numpy() for p in group] for group in groups])
-    # Paddle's rate of a group is a factor of the common one (sheet 8.1)
+    # Paddle's rate of a group is a factor of the common one (NOTES 8.2)
     factors = np.array([group["learning_rate"] for group in optimizer._param_groups])
     for _ in range(options.epochs):
         rates.append(scheduler.get_lr() * factors)

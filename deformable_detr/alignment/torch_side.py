@@ -1,7 +1,7 @@
 """The torch side of the seven stages: the twin in reference/, or with --reference the official code itself.
 
 The official code takes part in structure, forward, loss and backward; its data need torchvision, and its training a
-GPU (sheet 9.7), so the twin stands for both there, and for the metric.
+GPU (NOTES 9.6), so the twin stands for both there, and for the metric.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def data(context: Context) -> dict:
     for name, split, argv, count in feeds.DATA_CASES:
         options = feeds.data_options(context, argv.split())
         source = reading.Reading(options, split)
-        record[f"{name}/ids"] = np.array([one["id"] for one in source.pictures])
+        record[f"{name}/ids"] = np.array([entry["id"] for entry in source.images])
         for epoch in (0, 1) if split == "train" else (0,):
             items = []
             for index in feeds.chosen(len(source), count):
@@ -198,7 +198,7 @@ def loss(context: Context) -> dict:
 def backward(context: Context) -> dict:
     record, code = {}, _code(context)
     for name in feeds.OPERATOR:
-        if name != "borders":  # on a kink the gradient of a location is anyone's choice
+        if name != "borders":  # no gradient of a location is defined at a kink (NOTES 4.5)
             output, floats, weight = _operate(code, name, context.dtype)
             output.backward(weight)
             for key, value in zip(("value", "sampling_locations", "attention_weights"), floats, strict=True):

@@ -26,7 +26,7 @@ def draws_of(options: argparse.Namespace, epoch: int, index: int) -> random.Rand
 
 
 def prepare_training(context: Context) -> None:
-    """Fresh weights, but no sampling point exactly in the middle of a cell, where its gradient is anyone's choice."""
+    """Fresh weights, but no sampling point exactly on a cell's centre, where it has no gradient (NOTES 4.5)."""
     options = parse_options(feeds.TRAIN_ARGV)
     torch.manual_seed(feeds.SEED)
     model = network.build_reference(options)

@@ -1,20 +1,16 @@
-"""Reading, augmenting and batching of COCO's pictures with their boxes."""
+"""Reading, augmenting and batching of COCO's images with their boxes."""
 
 import argparse
 
 from shared import InputError
 
 from .annotations import read_annotations, read_json
-from .categories import CATEGORIES
-from .coco import CocoDetection, split_paths
-from .collate import collate
+from .coco import CocoDetection, load_image, split_paths
 from .loader import Loader, build_loader
-from .pictures import load_image
 from .sampling import EpochBatchSampler
-from .transforms import EvalTransform, TrainTransform, prepare_target
+from .transforms import EvalTransform, TrainTransform, collate, prepare_target
 
 __all__ = [
-    "CATEGORIES",
     "CocoDetection",
     "EpochBatchSampler",
     "EvalTransform",
@@ -33,15 +29,15 @@ __all__ = [
 
 
 def eval_transform(options: argparse.Namespace) -> EvalTransform:
-    """What evaluation and demo do to a picture: --val_size, --max_size."""
+    """The transform of evaluation and demo: --val_size, --max_size."""
     return EvalTransform(options.val_size, options.max_size)
 
 
 def build_dataset(options: argparse.Namespace, split: str, augment: bool | None = None) -> CocoDetection:
-    """The pictures of "train" or "val"; augmented for "train" if `augment` does not say otherwise.
+    """The images of "train" or "val"; augmented for "train" unless `augment` says otherwise.
 
     Reads from `options`: data_path, num_classes, seed; val_size and max_size; and for augmentation scales, crop_sides,
-    crop_range. InputError for missing files, as `read_annotations` raises it, and for crops larger than pictures.
+    crop_range. InputError for missing files, as `read_annotations` raises it, and for crops larger than images.
     """
     folder, annotations = split_paths(options.data_path, split)
     transform = eval_transform(options)

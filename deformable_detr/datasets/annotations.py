@@ -1,4 +1,4 @@
-"""COCO annotation files, read whole and checked before anything is computed from them (fact sheet 3.1 to 3.3)."""
+"""COCO annotation files, read whole and checked before anything is computed from them."""
 
 import contextlib
 import io
@@ -13,12 +13,12 @@ from shared import InputError
 from shared.files import one_line
 
 _LARGEST_ID = 2**53  # detections carry ids as float64
-_LARGEST = 1e9  # pixels: no picture has more, and their sums and products stay finite
+_LARGEST = 1e9  # pixels: no image has more, and sums and products stay finite
 _FIX = "check that it is a COCO instances file"
 
 
 def read_json(path: str | Path, what: str):
-    """The content of a JSON file. InputError where it is missing, cannot be read, or is no JSON."""
+    """The content of a JSON file. InputError where it is missing, cannot be read, or is not JSON."""
     try:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
@@ -30,7 +30,7 @@ def read_json(path: str | Path, what: str):
 def read_annotations(path: str | Path, num_classes: int | None = None) -> COCO:
     """The annotation file as pycocotools indexes it, without the outlines, which only masks need.
 
-    InputError, naming the file and the entry, for anything that training or evaluation would trip over: no `images`,
+    InputError, naming the file and the entry, for anything that would fail in training or evaluation: no `images`,
     `annotations` or `categories`; ids that are missing or there twice; an annotation of an unknown image or category; a
     box that is not four finite numbers; a category id that a network of `num_classes` logits does not have.
     """
@@ -38,15 +38,15 @@ def read_annotations(path: str | Path, num_classes: int | None = None) -> COCO:
     content = read_json(path, _FIX)
     try:
         _check(content, num_classes)
-    except _Wrong as error:
+    except _Invalid as error:
         raise InputError(one_line(f"{path}: {error}")) from error
     for annotation in content["annotations"]:
         annotation.pop("segmentation", None)
-        annotation.setdefault("iscrowd", 0)  # the evaluation looks at it in every one
-    return index(content)
+        annotation.setdefault("iscrowd", 0)  # pycocotools reads it in every one
+    return create_index(content)
 
 
-def index(content: dict) -> COCO:
+def create_index(content: dict) -> COCO:
     """pycocotools' index of an annotation file's content, without its messages."""
     coco = COCO()
     coco.dataset = content
@@ -56,20 +56,20 @@ def index(content: dict) -> COCO:
 
 
 def usable(bbox: list, width: int, height: int) -> bool:
-    """Whether something of a box [x, y, w, h] remains inside its picture."""
+    """Whether a box [x, y, w, h] has an area inside its image."""
     x, y, w, h = bbox
     return max(x, 0) < min(x + w, width) and max(y, 0) < min(y + h, height)
 
 
 def is_crowd(annotation: dict) -> bool:
-    """Crowds are no targets. A missing `iscrowd` counts as none."""
+    """Whether `iscrowd` is there and not 0: crowds are not targets (NOTES 2.2)."""
     return bool(annotation.get("iscrowd", 0))
 
 
 def note_unusable(coco: COCO, path: str | Path) -> int:
-    """Count the boxes that no picture shows anything of, and say so in one line; returns their number.
+    """Count the boxes without an area inside their image, and report them in one line; returns their number.
 
-    They are left out of the targets (fact sheet 3.3.4), while the evaluation has the annotation file as it is.
+    They are left out of the targets (NOTES 2.2), while the evaluation uses the annotation file as it is (NOTES 7.2).
     """
     left_out = [
         annotation["id"]
@@ -92,8 +92,8 @@ def note_unusable(coco: COCO, path: str | Path) -> int:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-class _Wrong(Exception):
-    """What is wrong with the file and what to do."""
+class _Invalid(Exception):
+    """What is wrong with the file and how to correct it."""
 
 
 def _is_id(value) -> bool:
@@ -106,18 +106,18 @@ def _is_number(value) -> bool:
 
 def _check(content, num_classes: int | None) -> None:
     if not isinstance(content, dict):
-        raise _Wrong(f"holds a {type(content).__name__}, not a dictionary; {_FIX}")
+        raise _Invalid(f"holds a {type(content).__name__}, not a dictionary; {_FIX}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise _Wrong(f"has no list of `{key}`; {_FIX}")
+            raise _Invalid(f"has no list of `{key}`; {_FIX}")
         if not content[key] and key != "annotations":
-            raise _Wrong(f"its list of `{key}` is empty; {_FIX}")
+            raise _Invalid(f"its list of `{key}` is empty; {_FIX}")
     categories = _ids(content["categories"], "category")
     images = _ids(content["images"], "image", _check_image)
     if num_classes is not None:
         outside = sorted(number for number in categories if not 0 <= number < num_classes)
         if outside:
-            raise _Wrong(
+            raise _Invalid(
                 f"category id {outside[-1]} does not fit {num_classes} classes, numbers 0 to {num_classes - 1}; give "
                 "--num_classes as the largest id + 1"
             )
@@ -129,13 +129,13 @@ def _check(content, num_classes: int | None) -> None:
 
 
 def _ids(entries: list, kind: str, check: Callable[[dict], None] | None = None) -> set[int]:
-    """The ids of a list's entries, each of which `check` looks at."""
+    """The ids of a list's entries; `check` is called with every entry."""
     seen: set[int] = set()
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not _is_id(entry.get("id")):
-            raise _Wrong(f"{kind} number {place} (counted from 0) has no whole number as `id`; {_FIX}")
+            raise _Invalid(f"{kind} number {index} (counted from 0) has no whole number as `id`; {_FIX}")
         if entry["id"] in seen:
-            raise _Wrong(f"{kind} id {entry['id']} is there twice; give each {kind} an id of its own")
+            raise _Invalid(f"{kind} id {entry['id']} is there twice; give each {kind} an id of its own")
         seen.add(entry["id"])
         if check:
             check(entry)
@@ -144,27 +144,29 @@ def _ids(entries: list, kind: str, check: Callable[[dict], None] | None = None) 
 
 def _check_image(image: dict) -> None:
     if not isinstance(image.get("file_name"), str) or not image["file_name"]:
-        raise _Wrong(f"image {image['id']} has no `file_name`; {_FIX}")
+        raise _Invalid(f"image {image['id']} has no `file_name`; {_FIX}")
     for side in ("width", "height"):
         if not _is_id(image.get(side)) or image[side] < 1:
-            raise _Wrong(f"image {image['id']} has no positive whole number as `{side}`; {_FIX}")
+            raise _Invalid(f"image {image['id']} has no positive whole number as `{side}`; {_FIX}")
 
 
 def _check_annotation(annotation: dict, images: set[int], categories: set[int]) -> None:
     name = f"annotation {annotation['id']}"
     if annotation["id"] == 0:
-        raise _Wrong("has an annotation id 0, which pycocotools takes for no annotation; count them from 1")
+        raise _Invalid("has an annotation id 0, which pycocotools takes for no annotation; count them from 1")
     for key, known in (("image_id", images), ("category_id", categories)):
         value = annotation.get(key)
         if not _is_id(value):
-            raise _Wrong(f"{name} has no whole number as `{key}`; {_FIX}")
+            raise _Invalid(f"{name} has no whole number as `{key}`; {_FIX}")
         if value not in known:
             kind = "images" if key == "image_id" else "categories"
-            raise _Wrong(f"{name} has {key} {value}, which is not among the `{kind}`; add it or remove the annotation")
+            raise _Invalid(
+                f"{name} has {key} {value}, which is not among the `{kind}`; add it or remove the annotation"
+            )
     bbox = annotation.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        raise _Wrong(f"{name} has the bbox {str(bbox)[:60]}, wanted are four finite numbers [x, y, width, height]")
+        raise _Invalid(f"{name} has the bbox {str(bbox)[:60]}, wanted are four finite numbers [x, y, width, height]")
     if not _is_number(annotation.get("area")):
-        raise _Wrong(f"{name} has the area {str(annotation.get('area'))[:40]}, wanted is a finite number of pixels")
+        raise _Invalid(f"{name} has the area {str(annotation.get('area'))[:40]}, wanted is a finite number of pixels")
     if annotation.get("iscrowd", 0) not in (0, 1):
-        raise _Wrong(f"{name} has the iscrowd {str(annotation['iscrowd'])[:40]}, wanted is 0 or 1")
+        raise _Invalid(f"{name} has the iscrowd {str(annotation['iscrowd'])[:40]}, wanted is 0 or 1")

@@ -1,4 +1,4 @@
-"""COCO's 80 categories: the names that belong to its ids, 1 to 90 with ten left out (fact sheet 3.2)."""
+"""The names of COCO's 80 categories by their ids, 1 to 90 without ten (NOTES 1.7)."""
 
 _NAMES = """
 1 person, 2 bicycle, 3 car, 4 motorcycle, 5 airplane, 6 bus, 7 train, 8 truck, 9 boat, 10 traffic light,

@@ -1,4 +1,4 @@
-"""COCO 2017 on disk (fact sheet 3.1): the pictures of a split with their targets."""
+"""COCO 2017 on disk (NOTES 2.1): the images of a split with their targets."""
 
 import hashlib
 import os
@@ -6,22 +6,23 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from shared import InputError
+from shared.files import one_line
 
 from .annotations import is_crowd, note_unusable, read_annotations
-from .pictures import load_image
 from .transforms import Sample, Target, prepare_target
 
 _LAYOUT = (
     "it must hold {split}2017/ and annotations/instances_{split}2017.json of COCO (python "
     "deformable_detr/draw_mini.py draws a small one)"
 )
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 
 
 def split_paths(root: str | os.PathLike | None, split: str) -> tuple[Path, Path]:
-    """The folder of `split`'s pictures in `root` and its annotation file. InputError if one is missing."""
+    """The folder of `split`'s images in `root` and its annotation file. InputError if one is missing."""
     layout = _LAYOUT.format(split=split)
     if not root:
         raise InputError(f"--data_path is missing: {layout}")
@@ -36,12 +37,33 @@ def split_paths(root: str | os.PathLike | None, split: str) -> tuple[Path, Path]
     return folder, annotations
 
 
-class CocoDetection:
-    """The pictures of an annotation file in the order of their ids, through `transform(image, target, draws)`.
+def load_image(path: str | Path) -> Image.Image:
+    """The image in `path` as RGB; grey, palette, CMYK and transparent ones are converted by Pillow.
 
-    `ids` are the pictures' ids, `coco` is pycocotools' index of the file, `left_out` the number of boxes outside their
-    picture or without size. What is drawn for a sample depends on (seed, epoch, index) only, never on the process that
-    does it.
+    InputError if it is missing, empty, broken, not an image, or has more than 8 bits a sample, of which Pillow's
+    conversion would keep the lowest only.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _DEEP:
+                return image.convert("RGB")
+        raise InputError(f"{path}: has more than 8 bits a sample, which RGB cannot hold; save it as 8-bit RGB")
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        reason = "not a picture, whatever its name says" if path.stat().st_size else "the file is empty"
+        cause = error
+    except Exception as error:  # for broken files Pillow's decoders raise OSError, SyntaxError, struct.error, ...
+        reason, cause = getattr(error, "strerror", None) or str(error) or type(error).__name__, error
+    raise InputError(one_line(f"{path}: cannot be read as a picture ({reason}); fetch it again")) from cause
+
+
+class CocoDetection:
+    """The images of an annotation file by ascending id, through `transform(image, target, draws)`.
+
+    `ids` are the images' ids, `coco` is pycocotools' index of the file, `left_out` the number of boxes outside their
+    image or without size. The random draws of a sample depend on (seed, epoch, index) only, never on the process.
     """
 
     def __init__(
@@ -64,20 +86,20 @@ class CocoDetection:
         self.epoch = epoch
 
     def draws(self, index: int) -> random.Random:
-        """The randomness of sample `index` in this epoch."""
-        # The rule, which the torch twin repeats: the seed is the first 8 bytes (the first is the highest) of the
-        # SHA-256 of "SEED/EPOCH/INDEX", three decimal numbers.
+        """The random generator of sample `index` in this epoch."""
+        # The rule, which the torch twin repeats: the seed is the first 8 bytes (big-endian) of the SHA-256 of
+        # "SEED/EPOCH/INDEX", three decimal numbers.
         digest = hashlib.sha256(f"{self.seed}/{self.epoch}/{index}".encode()).digest()
         return random.Random(int.from_bytes(digest[:8], "big"))
 
     def image_path(self, index: int) -> Path:
-        """Where picture `index` lies."""
+        """The file of image `index`."""
         return self.folder / self.coco.imgs[self.ids[index]]["file_name"]
 
     def read(self, index: int) -> tuple[Image.Image, Target]:
-        """Picture `index` as RGB and its target before any transform (see `prepare_target`).
+        """Image `index` as RGB and its target before any transform (see `prepare_target`).
 
-        InputError for a picture that cannot be read, or that has not the size that the annotation file says.
+        InputError for an image that cannot be read, or whose size differs from the annotation file's.
         """
         image = load_image(self.image_path(index))
         entry = self.coco.imgs[self.ids[index]]

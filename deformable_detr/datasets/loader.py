@@ -16,9 +16,8 @@ import numpy as np
 import paddle
 
 from .coco import CocoDetection
-from .collate import collate
 from .sampling import EpochBatchSampler
-from .transforms import Sample, Target
+from .transforms import Sample, Target, collate
 
 _PREFETCH = 2  # samples that each worker has ahead of it, at least
 

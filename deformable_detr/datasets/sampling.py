@@ -1,4 +1,4 @@
-"""Which samples form which batch (fact sheet 3.5): a pure function of seed, epoch, rank and step."""
+"""Which samples form which batch (NOTES 2.11): a pure function of seed, epoch, rank and step."""
 
 import math
 from collections.abc import Iterator

@@ -1,9 +1,8 @@
-"""What happens to a picture and its boxes on their way to the network (fact sheet 3.3 and 3.4).
+"""Targets, augmentation and batching of images and their boxes (NOTES 2.2 to 2.10).
 
 Equal to the reference for equal draws, which come from a `random.Random` in its order. The corner of a crop may have a
-generator of its own, as with the reference under later versions of torchvision. Sizes of PIL pictures are (width,
-height); boxes are corners [x0, y0, x1, y1] in pixels until `finish`. Pillow itself resizes: its filter is part of the
-result.
+generator of its own (NOTES 2.7). Sizes of PIL images are (width, height); boxes are corners [x0, y0, x1, y1] in pixels
+until `normalise`. Pillow itself resizes: its filter is part of the result (NOTES 2.5).
 """
 
 import random
@@ -22,11 +21,11 @@ Corner = Callable[[int, int], int]
 
 
 def prepare_target(image_id: int, annotations: Sequence[dict], size: tuple[int, int]) -> Target:
-    """The target of a picture before any transform (fact sheet 3.3); crowds are already left out of `annotations`.
+    """The target of an image before any transform (NOTES 2.2, 2.3); `annotations` has no crowds.
 
     boxes float32 [n, 4], labels int64 [n], area [n] float32 (int64 if all are whole numbers), iscrowd int64 [n],
-    image_id int64 [1], orig_size and size int64 [2] as (height, width). Boxes are cut at the picture's edges; what has
-    no width or height then is left out. Without annotations, iscrowd is float32, as in the reference.
+    image_id int64 [1], orig_size and size int64 [2] as (height, width). Boxes are cut at the image's edges; those
+    without width or height are left out. Without annotations, iscrowd is float32.
     """
     width, height = size
     boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32).reshape(-1, 4)
@@ -46,21 +45,21 @@ def prepare_target(image_id: int, annotations: Sequence[dict], size: tuple[int, 
     return _keep(target, (boxes[:, 3] > boxes[:, 1]) & (boxes[:, 2] > boxes[:, 0]))
 
 
-def _keep(target: Target, chosen: np.ndarray) -> Target:
-    return target | {key: target[key][chosen] for key in ("boxes", "labels", "area", "iscrowd")}
+def _keep(target: Target, mask: np.ndarray) -> Target:
+    return target | {key: target[key][mask] for key in ("boxes", "labels", "area", "iscrowd")}
 
 
 def flip(image: Image.Image, target: Target) -> tuple[Image.Image, Target]:
-    """Both mirrored left to right."""
+    """Image and boxes mirrored left to right."""
     boxes = target["boxes"][:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1])
     boxes += np.float32([image.width, 0, image.width, 0])
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), target | {"boxes": boxes}
 
 
 def resized_size(size: tuple[int, int], short: int, limit: int | None = None) -> tuple[int, int]:
-    """(width, height) for a picture of `size` so that its short side is `short`, its long side about `limit` at most.
+    """(width, height) for an image of `size` so that its short side is `short`, its long side about `limit` at most.
 
-    The short side is rounded where the limit holds, the long side cut to whole pixels, both in the reference's order.
+    The short side is rounded where the limit applies, the long side truncated (NOTES 2.4).
     """
     width, height = size
     least, most = min(size), max(size)
@@ -74,7 +73,7 @@ def resized_size(size: tuple[int, int], short: int, limit: int | None = None) ->
 
 
 def resize(image: Image.Image, target: Target, short: int, limit: int | None = None) -> tuple[Image.Image, Target]:
-    """The picture with its short side `short` (see `resized_size`), boxes and areas with it."""
+    """The image with its short side `short` (see `resized_size`), boxes and areas with it."""
     width, height = resized_size(image.size, short, limit)
     across, down = width / image.width, height / image.height
     changed = {
@@ -88,7 +87,7 @@ def resize(image: Image.Image, target: Target, short: int, limit: int | None = N
 def crop(
     image: Image.Image, target: Target, top: int, left: int, height: int, width: int
 ) -> tuple[Image.Image, Target]:
-    """A part of the picture. Areas become those of the cut boxes; boxes of which nothing is left go."""
+    """A part of the image. Areas become those of the cut boxes; boxes without an area left are dropped (NOTES 2.8)."""
     boxes = target["boxes"] - np.float32([left, top, left, top])
     boxes = np.minimum(boxes, np.float32([width, height, width, height])).clip(0)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -96,8 +95,8 @@ def crop(
     return image.crop((left, top, left + width, top + height)), _keep(target | changed, (sides > 0).all(1))
 
 
-def finish(image: Image.Image, target: Target) -> Sample:
-    """(image float32 [3, H, W], normalised; target with boxes (cx, cy, w, h) as shares of the picture's sides)."""
+def normalise(image: Image.Image, target: Target) -> Sample:
+    """(image float32 [3, H, W], target with boxes (cx, cy, w, h) relative to the image's sides) (NOTES 2.9)."""
     pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
     pixels /= np.float32(255)
     pixels -= MEAN
@@ -109,19 +108,19 @@ def finish(image: Image.Image, target: Target) -> Sample:
 
 
 class EvalTransform:
-    """The picture at one size."""
+    """The image at one size."""
 
     def __init__(self, short: int = 800, limit: int = 1333):
         self.short, self.limit = short, limit
         self.most_pixels = short * limit
 
     def __call__(self, image: Image.Image, target: Target, draws: random.Random | None = None) -> Sample:
-        """`finish` of the resized picture; `draws` is not used."""
-        return finish(*resize(image, target, self.short, self.limit))
+        """`normalise` of the resized image; `draws` is not used."""
+        return normalise(*resize(image, target, self.short, self.limit))
 
 
 class TrainTransform:
-    """Flip, then either another size, or a crop of another size that is resized once more."""
+    """Flip, then either a resize, or a resize, a crop and a second resize."""
 
     def __init__(
         self,
@@ -130,10 +129,7 @@ class TrainTransform:
         crop_sides: Sequence[int] = (400, 500, 600),
         crop_range: tuple[int, int] = (384, 600),
     ):
-        """`scales` and `crop_sides` are short sides that one is drawn from, the latter before the crop.
-
-        The crop's sides lie in `crop_range`.
-        """
+        """`scales`: short sides to draw from; `crop_sides`: the same before a crop, whose sides lie in `crop_range`."""
         self.scales, self.limit = list(scales), limit
         self.crop_sides, self.crop_range = list(crop_sides), tuple(crop_range)
         self.most_pixels = max(scales) * limit
@@ -141,17 +137,16 @@ class TrainTransform:
     def __call__(
         self, image: Image.Image, target: Target, draws: random.Random, corner: Corner | None = None
     ) -> Sample:
-        """`finish` of the augmented picture, with the draws of fact sheet 3.4 in their order.
+        """`normalise` of the augmented image, with the draws in their order (NOTES 2.6).
 
-        `corner` draws where a crop begins, top first; without it `draws` does, as with the torchvision that the
-        reference names.
+        `corner` draws the corner of a crop, top first; without it `draws` does (NOTES 2.7).
         """
         if draws.random() < 0.5:
             image, target = flip(image, target)
         if draws.random() >= 0.5:
             image, target = resize(image, target, draws.choice(self.crop_sides))
             image, target = self._random_crop(image, target, draws, corner or draws.randint)
-        return finish(*resize(image, target, draws.choice(self.scales), self.limit))
+        return normalise(*resize(image, target, draws.choice(self.scales), self.limit))
 
     def _random_crop(self, image: Image.Image, target: Target, draws: random.Random, corner: Corner):
         least, most = self.crop_range
@@ -161,3 +156,17 @@ class TrainTransform:
             return crop(image, target, 0, 0, height, width)
         top = corner(0, image.height - height)
         return crop(image, target, top, corner(0, image.width - width), height, width)
+
+
+def collate(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(images float32 [N, 3, H, W], mask bool [N, H, W]) of images [3, h, w], zero-padded at the right and bottom.
+
+    H and W are the largest height and width; the mask is True where an image is padded (NOTES 2.10).
+    """
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    batch = np.zeros((len(images), 3, height, width), np.float32)
+    mask = np.ones((len(images), height, width), bool)
+    for index, image in enumerate(images):
+        batch[index, :, : image.shape[1], : image.shape[2]] = image
+        mask[index, : image.shape[1], : image.shape[2]] = False
+    return batch, mask

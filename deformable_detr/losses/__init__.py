@@ -2,12 +2,12 @@
 
 import argparse
 
-from .criterion import Criterion, NotFinite
+from .criterion import NotFinite, SetCriterion
 from .matcher import HungarianMatcher
 
-__all__ = ["Criterion", "HungarianMatcher", "NotFinite", "build_criterion"]
+__all__ = ["HungarianMatcher", "NotFinite", "SetCriterion", "build_criterion"]
 
 
-def build_criterion(options: argparse.Namespace) -> Criterion:
+def build_criterion(options: argparse.Namespace) -> SetCriterion:
     """The matching and losses of `options`."""
-    return Criterion(options)
+    return SetCriterion(options)

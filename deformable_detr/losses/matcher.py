@@ -1,42 +1,44 @@
-"""Which query answers for which box: the cheapest assignment of one to each (fact sheet section 5)."""
+"""Assignment of targets to queries of least total cost (NOTES 5.1)."""
 
 import numpy as np
 import paddle
 from scipy.optimize import linear_sum_assignment
 
-from models.boxes import cxcywh_to_xyxy, generalized_iou
+from models.box_ops import box_cxcywh_to_xyxy, generalized_box_iou
 
 ALPHA, GAMMA = 0.25, 2.0
 EPSILON = 1e-8
 
 
 def matching_cost(logits, boxes, labels, target_boxes, weights):
-    """The cost [Q, n] of giving each query each target of one picture.
+    """The cost [Q, n] of each pair of query and target of one image.
 
     logits float [Q, classes], boxes float [Q, 4] as centre and size; labels int64 [n], target_boxes float [n, 4];
-    weights: of the class, L1 and GIoU costs. ValueError for boxes that are no numbers.
+    weights: of the class, L1 and GIoU costs. ValueError for boxes that hold NaN.
     """
     probability = paddle.index_select(logits, labels, axis=1).sigmoid()
     negative = (1 - ALPHA) * probability**GAMMA * -(1 - probability + EPSILON).log()
     positive = ALPHA * (1 - probability) ** GAMMA * -(probability + EPSILON).log()
     distance = (boxes.unsqueeze(1) - target_boxes.unsqueeze(0)).abs().sum(-1)
-    corners, target_corners = cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes)
-    overlap = generalized_iou(corners.unsqueeze(1), target_corners.unsqueeze(0))
-    by_class, by_distance, by_overlap = weights
-    return by_distance * distance + by_class * (positive - negative) - by_overlap * overlap
+    corners, target_corners = box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes)
+    giou = generalized_box_iou(corners.unsqueeze(1), target_corners.unsqueeze(0))
+    class_weight, bbox_weight, giou_weight = weights
+    return bbox_weight * distance + class_weight * (positive - negative) - giou_weight * giou
 
 
 class HungarianMatcher:
-    """matcher(pred_logits [N, Q, classes], pred_boxes [N, Q, 4], targets) -> [(queries, targets)], int64 arrays.
+    """matcher(outputs, targets) -> [(query index, target index)] of each image, int64 arrays, by ascending query.
 
-    For each picture as many pairs as it has boxes (or queries, where those are fewer), in the order of the queries.
+    outputs: `pred_logits` [N, Q, classes] and `pred_boxes` [N, Q, 4]. As many pairs as the image has targets (or
+    queries, where those are fewer).
     """
 
     def __init__(self, weights: tuple[float, float, float]):
         self.weights = weights
 
     @paddle.no_grad()
-    def __call__(self, logits, boxes, targets: list[dict]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def __call__(self, outputs: dict, targets: list[dict]) -> list[tuple[np.ndarray, np.ndarray]]:
+        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         pairs = []
         for index, target in enumerate(targets):
             if len(target["labels"]) == 0:
@@ -44,6 +46,5 @@ class HungarianMatcher:
                 continue
             target_boxes = target["boxes"].astype(boxes.dtype)
             cost = matching_cost(logits[index], boxes[index], target["labels"], target_boxes, self.weights)
-            queries, chosen = linear_sum_assignment(cost.numpy())
-            pairs.append((queries.astype(np.int64), chosen.astype(np.int64)))
+            pairs.append(tuple(part.astype(np.int64) for part in linear_sum_assignment(cost.numpy())))
         return pairs

@@ -1,5 +1,5 @@
 """The Paddle network, one file for each of its parts."""
 
-from .deformable_detr import DeformableDETR, build_model
+from .deformable_detr import DeformableDETR, PostProcess, build_model
 
-__all__ = ["DeformableDETR", "build_model"]
+__all__ = ["DeformableDETR", "PostProcess", "build_model"]

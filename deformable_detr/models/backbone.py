@@ -1,4 +1,4 @@
-"""ResNet feature maps (fact sheet 4.2). Tensor names are torchvision's."""
+"""ResNet feature maps (NOTES 3.3 to 3.5). Tensor names are torchvision's."""
 
 import math
 
@@ -6,15 +6,15 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
-#: blocks of the four stages; below 50 layers they are of two 3x3 convolutions, from there on bottlenecks
+#: blocks in each of the four stages: basic blocks below 50 layers, bottlenecks from there on
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 EPSILON = 1e-5
 
 
 class FrozenBatchNorm2D(nn.Layer):
-    """A batch norm whose statistics and affine part are constants, in training too: one scale and shift a channel."""
+    """A batch norm of constants, in training too: one scale and shift a channel (NOTES 3.5, 8.4)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -22,9 +22,10 @@ class FrozenBatchNorm2D(nn.Layer):
             self.register_buffer(name, paddle.full([channels], value))
 
     def fold_into(self, weight):
-        """(weight, bias) of a convolution [C, ...] without bias that does the norm's work as well.
+        """(weight, bias) of the convolution that equals the one of `weight` [C, ...], without bias, and then this norm.
 
-        Computed in float64 and rounded once: the rounding error of a scale would be shared by its whole channel.
+        Computed in float64 and rounded once: the rounding error of a scale would be shared by its whole channel
+        (NOTES 8.11).
         """
         scale = self.weight.astype("float64") / (self.running_var.astype("float64") + EPSILON).sqrt()
         shift = self.bias.astype("float64") - self.running_mean.astype("float64") * scale
@@ -33,12 +34,9 @@ class FrozenBatchNorm2D(nn.Layer):
 
 
 def conv_norm(x, convolution: nn.Conv2D, norm: nn.Layer):
-    """The convolution, then the norm. A frozen norm goes into the convolution: one map less to keep for backward."""
+    """The convolution, then the norm. A frozen norm is folded into the convolution, which saves memory in backward."""
     if not isinstance(norm, FrozenBatchNorm2D):
         return norm(convolution(x))
-    if not paddle.in_dynamic_mode():  # an exported graph is folded once, by the engine that loads it
-        statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-        return F.batch_norm(convolution(x), *statistics, training=False, epsilon=EPSILON)
     weight, bias = norm.fold_into(convolution.weight)
     return F.conv2d(x, weight, bias, convolution._stride, convolution._padding, convolution._dilation)
 
@@ -86,9 +84,9 @@ class Bottleneck(nn.Layer):
 
 
 class ResNet(nn.Layer):
-    """torchvision's ResNet without its classifier; forward gives the maps of layer2, layer3 and layer4.
+    """torchvision's ResNet without its classifier; forward returns the maps of layer2, layer3 and layer4.
 
-    dilation: the last stage keeps the stride of 16; its first block is not dilated yet, the others by 2 (DC5).
+    dilation: the last stage keeps stride 16; its first block is not dilated, the others by 2 (DC5, NOTES 3.4).
     """
 
     def __init__(self, num_layers: int, norm, dilation: bool = False):
@@ -122,8 +120,8 @@ class ResNet(nn.Layer):
 class Backbone(nn.Layer):
     """forward(images float [N, 3, H, W], normalised) -> feature maps, each with its channels in `channels`.
 
-    With `multi_scale` those of strides 8, 16 and 32, else the last alone. `norm`: frozen, where conv1, layer1 and
-    every norm are constants, or batch, where everything is trained. `trained` False: nothing is.
+    With `multi_scale` those of strides 8, 16 and 32, else the last alone. `norm`: frozen (conv1, layer1 and every norm
+    are constants) or batch (everything is trained). With `trained` False nothing is trained.
     """
 
     def __init__(self, name: str, norm: str, dilation: bool, multi_scale: bool, trained: bool):

@@ -1,24 +1,25 @@
-"""Deformable DETR: backbone, projections, transformer and heads (fact sheet section 4)."""
+"""Deformable DETR: backbone, projections, transformer and heads (NOTES 3), and what its outputs mean (NOTES 7.1)."""
 
 import argparse
 import math
 
+import numpy as np
 import paddle
 from paddle import nn
 
 from .backbone import Backbone
+from .box_ops import box_cxcywh_to_xyxy
 from .layers import MLP, linear
 from .position_encoding import build_position_encoding
 from .transformer import DeformableTransformer, refine
 
-#: the share of queries that each class is given at the start
-PRIOR = 0.01
-#: bias of the width's and height's logits at the start
-SMALL = -2.0
+PRIOR = 0.01  # probability of each class at the start
+SIZE_BIAS = -2.0  # bias of the width's and height's logits at the start
+DETECTIONS = 100  # of each image
 
 
 class DeformableDETR(nn.Layer):
-    """model(images, mask) -> dict (the official names; boxes as centre, width and height in 0 to 1 of each picture).
+    """model(images, mask) -> dict; boxes are (centre, width, height) in 0 to 1 of each image.
 
     images: float [N, 3, H, W], normalised, zeros where padded; mask: bool [N, H, W], True where padded.
     `pred_logits` [N, Q, classes] and `pred_boxes` [N, Q, 4] of the last decoder layer; with options.aux_loss
@@ -49,10 +50,7 @@ class DeformableDETR(nn.Layer):
         self.backbone = nn.LayerList([backbone, build_position_encoding(options.position_embedding, width)])
 
     def _build_heads(self, options: argparse.Namespace) -> None:
-        """One head of each kind for all layers; with refinement one for each, and one for the proposals.
-
-        The heads of the layers start as copies of one another.
-        """
+        """One head of each kind for all layers; with refinement one a layer, and one for the proposals (NOTES 3.27)."""
         width = options.hidden_dim
         count = options.dec_layers + options.two_stage
         different = count if options.with_box_refine else 1
@@ -64,7 +62,7 @@ class DeformableDETR(nn.Layer):
         for head in boxes[1:]:
             head.set_state_dict(boxes[0].state_dict())
         if not options.two_stage:
-            boxes[0].layers[-1].bias.set_value(paddle.to_tensor([0.0, 0.0, SMALL, SMALL]))
+            boxes[0].layers[-1].bias.set_value(paddle.to_tensor([0.0, 0.0, SIZE_BIAS, SIZE_BIAS]))
         self.class_embed = nn.LayerList(classes if options.with_box_refine else classes * count)
         self.bbox_embed = nn.LayerList(boxes if options.with_box_refine else boxes * count)
         if options.with_box_refine:
@@ -76,28 +74,28 @@ class DeformableDETR(nn.Layer):
         features = self.backbone[0](images)
         sources, paddings, positions = [], [], []
         for level, projection in enumerate(self.input_proj):
-            # the first level beyond the backbone's halves the backbone's last map, not its projection
-            given = (
+            # the first level beyond the backbone's halves the backbone's last map, not its projection (NOTES 3.10)
+            inputs = (
                 features[level] if level < len(features) else features[-1] if level == len(features) else sources[-1]
             )
-            source = projection(given)
+            source = projection(inputs)
             padding = resize_mask(mask, source.shape[2:])
             sources.append(source)
             paddings.append(padding)
             positions.append(self.backbone[1](padding).astype(source.dtype))
         queries = None if self.transformer.two_stage else self.query_embed.weight
-        found = self.transformer(sources, paddings, positions, queries)
-        references = [found["initial_reference"], *found["references"][:-1]]
+        parts = self.transformer(sources, paddings, positions, queries)
+        references = [parts["init_reference"], *parts["references"][:-1]]
         layers = []
-        for index, state in enumerate(found["states"]):
+        for index, state in enumerate(parts["states"]):
             boxes = refine(self.bbox_embed[index](state), references[index])
             layers.append({"pred_logits": self.class_embed[index](state), "pred_boxes": boxes})
         outputs = dict(layers[-1])
         if self.aux_loss:
             outputs["aux_outputs"] = layers[:-1]
         if self.transformer.two_stage:
-            boxes = found["proposal_boxes"].sigmoid()
-            outputs["enc_outputs"] = {"pred_logits": found["proposal_logits"], "pred_boxes": boxes}
+            boxes = parts["enc_boxes"].sigmoid()
+            outputs["enc_outputs"] = {"pred_logits": parts["enc_logits"], "pred_boxes": boxes}
         return outputs
 
 
@@ -108,15 +106,35 @@ def _projection(inputs: int, width: int, kernel: int, stride: int) -> nn.Sequent
 
 
 def resize_mask(mask, size):
-    """bool [N, H, W] -> bool [N, h, w]: the top left pixel of each cell."""
+    """bool [N, H, W] -> bool [N, h, w]: the top left pixel of each cell (NOTES 3.6)."""
     for axis, cells in zip((1, 2), size):  # noqa: B905 (a static graph is made of this, without zip's `strict`)
         mask = mask.index_select(paddle.arange(cells) * mask.shape[axis] // cells, axis)
     return mask
 
 
 def build_model(options: argparse.Namespace) -> DeformableDETR:
-    """The network of `options` as a training starts it (section 4.12), in training mode.
+    """The network of `options` as a training starts it, in training mode.
 
     The backbone's first weights are drawn; ImageNet's come from a file (convert.load_backbone).
     """
     return DeformableDETR(options)
+
+
+class PostProcess:
+    """PostProcess()(outputs, orig_sizes) -> the best 100 (query, class) pairs of each image, as numpy arrays.
+
+    outputs: `pred_logits` [N, Q, classes], `pred_boxes` [N, Q, 4]; orig_sizes: int [N, 2], height and width of each
+    image. Of each image a dict with `scores` [100], descending, `labels` int64 [100] and `boxes` [100, 4], corners in
+    pixels of that size. Fewer where the network has no 100 logits.
+    """
+
+    @paddle.no_grad()
+    def __call__(self, outputs: dict, orig_sizes) -> list[dict[str, np.ndarray]]:
+        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+        n, queries, classes = logits.shape
+        scores, indices = paddle.topk(logits.sigmoid().reshape([n, -1]), min(DETECTIONS, queries * classes), axis=1)
+        sizes = paddle.to_tensor(orig_sizes).astype(boxes.dtype).flip(1)
+        corners = box_cxcywh_to_xyxy(boxes) * paddle.concat([sizes, sizes], 1).unsqueeze(1)
+        corners = paddle.take_along_axis(corners, (indices // classes).unsqueeze(-1), 1, broadcast=True)
+        arrays = {"scores": scores.numpy(), "labels": (indices % classes).numpy(), "boxes": corners.numpy()}
+        return [{name: array[image] for name, array in arrays.items()} for image in range(n)]

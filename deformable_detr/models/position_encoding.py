@@ -1,4 +1,4 @@
-"""Where each cell of a feature map is in its picture, as vectors (fact sheet 4.3)."""
+"""Position encodings of a feature map, from its padding mask (NOTES 3.7 to 3.9)."""
 
 import math
 
@@ -11,10 +11,10 @@ TEMPERATURE = 10000
 LEARNED_CELLS = 50
 
 
-def waves(positions, channels: int):
-    """[...] in radians -> [..., channels]: sines and cosines by turns, of wavelengths from 2 pi to 10000 times that."""
-    rates = TEMPERATURE ** (paddle.arange(channels, dtype="float32") // 2 * 2 / channels)
-    angles = positions.unsqueeze(-1) / rates.astype(positions.dtype)
+def sine_embedding(positions, channels: int):
+    """[...] in radians -> [..., channels]: sine and cosine in turn, of wavelengths from 2 pi to 10000 times that."""
+    wavelengths = TEMPERATURE ** (paddle.arange(channels, dtype="float32") // 2 * 2 / channels)
+    angles = positions.unsqueeze(-1) / wavelengths.astype(positions.dtype)
     return paddle.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], -1).flatten(-2)
 
 
@@ -35,12 +35,12 @@ class PositionEmbeddingSine(nn.Layer):
             position = valid.cumsum(axis)
             last = position[:, -1:] if axis == 1 else position[:, :, -1:]
             position = (position - 0.5) / (last + 1e-6) * (2 * math.pi)
-            encodings.append(waves(position, self.channels // 2))
+            encodings.append(sine_embedding(position, self.channels // 2))
         return paddle.concat(encodings, -1)
 
 
 class PositionEmbeddingLearned(nn.Layer):
-    """One learned vector for each row and each column, of at most 50 (section 4.3); the same forward.
+    """One learned vector for each row and each column, of at most 50; the same forward.
 
     InputError for a larger feature map.
     """
@@ -56,7 +56,7 @@ class PositionEmbeddingLearned(nn.Layer):
         if max(h, w) > LEARNED_CELLS:
             raise InputError(
                 f"a feature map of {h}x{w} cells: --position_embedding learned knows {LEARNED_CELLS} rows and columns; "
-                "make the pictures smaller"
+                "make the images smaller"
             )
         columns = self.col_embed(paddle.arange(w)).reshape([1, 1, w, -1]).expand([n, h, w, -1])
         rows = self.row_embed(paddle.arange(h)).reshape([1, h, 1, -1]).expand([n, h, w, -1])

@@ -1,8 +1,8 @@
-"""The paper's operator, multi-scale deformable attention (section 4.1 of the paper, fact sheet 4.7).
+"""The paper's operator, multi-scale deformable attention (section 4.1 of the paper, NOTES 4).
 
-Compiled from C++ on first use (`build`), or made of Paddle's own operators (`pure_paddle`). "auto", the default, takes
-the compiled one and falls back to the other where it cannot be made, with one warning. $DEFORMABLE_DETR_OP or
-`set_implementation` takes one of the two instead.
+Compiled from C++ on first use (`build`), or computed by Paddle's own operators (`pure_paddle`). "auto", the default,
+takes the compiled one and falls back to the other where it cannot be compiled, with one warning. $DEFORMABLE_DETR_OP
+or `set_implementation` chooses one of the two.
 """
 
 import os
@@ -18,7 +18,7 @@ from paddle.framework import in_dynamic_mode
 from . import build, checks, pure_paddle
 
 IMPLEMENTATIONS = ("auto", "compiled", "paddle")
-# loaded: True, or the error that it ended with, which is not tried again
+# loaded: False before the first try, then True or the error; a second try is not made
 _state = {"wanted": os.environ.get("DEFORMABLE_DETR_OP") or "auto", "used": None, "loaded": False}
 _lock = threading.Lock()
 
@@ -43,7 +43,7 @@ def temporarily(name: str) -> Iterator[None]:
 
 @paddle.jit.not_to_static
 def implementation() -> str:
-    """Which of "compiled" and "paddle" calls run; compiles when need be.
+    """Which of "compiled" and "paddle" calls run; compiles if necessary.
 
     `build.CannotBuild` when "compiled" was asked for and cannot be made; ValueError for a wrong $DEFORMABLE_DETR_OP.
     """
@@ -68,7 +68,7 @@ def _choose(wanted: str) -> str:
         return "compiled"
     if wanted == "compiled":
         raise _state["loaded"]
-    text = f"attention operator not compiled ({_state['loaded']}); Paddle's own operators do it, slower"
+    text = f"attention operator not compiled ({_state['loaded']}); Paddle's own operators are used, slower"
     warnings.warn(text, stacklevel=4)
     return "paddle"
 
@@ -82,7 +82,7 @@ def ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations,
     attention_weights: [N, Q, M, L, P]. Returns [N, Q, M * D]; gradients for value, locations and weights.
     Raises TypeError for wrong or mixed types, ValueError for shapes that do not belong together.
     """
-    if in_dynamic_mode():  # an exported graph's operator looks when it runs
+    if in_dynamic_mode():  # in an exported graph the operator itself checks
         checks.check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     floats, dtype = (value, sampling_locations, attention_weights), value.dtype
     half = (paddle.float16, paddle.bfloat16)
@@ -92,7 +92,7 @@ def ms_deform_attn(value, spatial_shapes, level_start_index, sampling_locations,
         inputs = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
         output = _C_ops._run_custom_op("ms_deform_attn", *inputs)[0]
     else:
-        # in a static graph they are tensors: it serves every picture size
+        # tensors in a static graph, which serves every image size
         levels = range(spatial_shapes.shape[0])
         shapes = spatial_shapes.tolist() if in_dynamic_mode() else [spatial_shapes[level] for level in levels]
         output = pure_paddle.ms_deform_attn(value, shapes, sampling_locations, attention_weights)

@@ -1,9 +1,9 @@
-"""The compiled operator: made once by paddle.utils.cpp_extension, kept in a cache, loaded from there.
+"""The compiled operator: built once by paddle.utils.cpp_extension, kept in a cache, loaded from there.
 
-The cache is the folder $DEFORMABLE_DETR_BUILD, by default `build` beside this package. A library's name there covers
-all that shaped it: sources, flags, compiler, processor, Python and Paddle. The library is compiled in a temporary
-folder by a process of its own, under a lock, and takes its name at the end: processes that start at once wait for one
-of them, and one that is killed leaves nothing that another would load.
+The cache is the folder $DEFORMABLE_DETR_BUILD, by default `build` beside this package. A library's name there is
+a hash of all that it depends on: sources, flags, compiler, processor, Python and Paddle. The library is compiled in a
+temporary folder by a process of its own, under a lock, and renamed at the end: of processes that start at once one
+compiles and the others wait, and a killed one leaves nothing that another would load.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 NAME = "ms_deform_attn"
 SOURCES = [HERE / f"{NAME}.cc"] + ([HERE / f"{NAME}.cu"] if paddle.is_compiled_with_cuda() else [])
 HEADERS = sorted(HERE.glob("*.h"))
-# For this processor alone: the name in the cache covers its features. No -ffast-math: a NaN must stay one.
+# -march=native: the name in the cache covers the processor's features. No -ffast-math: NaN must stay NaN.
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 
 
@@ -33,7 +33,7 @@ class CannotBuild(Exception):
 
 
 def cache_folder() -> Path:
-    """Where compiled operators are kept."""
+    """The folder of compiled operators."""
     return Path(os.environ.get("DEFORMABLE_DETR_BUILD") or HERE.parent / "build")
 
 
@@ -49,7 +49,7 @@ def library() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # given back by the system when this process ends, however it ends
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when this process ends, however it ends
             if not path.is_file():
                 remove_stale(folder)
                 _compile(folder, path)
@@ -79,7 +79,7 @@ def _compiler() -> str:
 
 
 def _key() -> str:
-    """A name for all that shapes the library."""
+    """The hash of all that the library depends on."""
     version = subprocess.run([_compiler(), "--version"], capture_output=True, text=True).stdout
     features = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Feat"))]
     parts = [*FLAGS, version, platform.machine(), *features[:1], sys.version, paddle.version.full_version]
@@ -97,7 +97,7 @@ def _compile(folder: Path, target: Path) -> None:
     temporary.mkdir()
     try:
         command = [sys.executable, __file__, str(temporary)]
-        # a launcher's variables would make the child join the launcher's processes
+        # a launcher's variables would make the child join its processes
         settings = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "FLAGS_"))}
         done = subprocess.run(command, env=settings, capture_output=True, text=True, errors="replace", check=False)
         made = temporary / NAME / f"{NAME}.so"
@@ -116,7 +116,7 @@ def main() -> None:
     """Compile into the folder named on the command line; `load` also registers the operator, which proves it usable."""
     from paddle.utils import cpp_extension
 
-    # Paddle's own OpenMP threads: a second set beside them would fight for the cores
+    # Paddle's own OpenMP runtime: a second one would compete for the cores
     libraries = Path(paddle.__file__).parent / "libs"
     runtime = [f"-L{libraries}", "-l:libiomp5.so"] if (libraries / "libiomp5.so").is_file() else ["-fopenmp"]
     cpp_extension.load(

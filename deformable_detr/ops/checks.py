@@ -1,4 +1,4 @@
-"""What is wrong with the operator's inputs, in one line."""
+"""Checks of the operator's inputs; each message is one line."""
 
 import paddle
 
@@ -7,7 +7,7 @@ HALF = (paddle.float16, paddle.bfloat16)
 
 
 def check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights) -> None:
-    """TypeError or ValueError where these are no inputs of `ops.ms_deform_attn`."""
+    """TypeError or ValueError where these are not inputs of `ops.ms_deform_attn`."""
     floats = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
     indices = {"spatial_shapes": spatial_shapes, "level_start_index": level_start_index}
     for name, tensor in floats.items():
@@ -25,7 +25,7 @@ def check(value, spatial_shapes, level_start_index, sampling_locations, attentio
     _fit("attention_weights", attention_weights, "N Q M L P", sizes)
     _fit("spatial_shapes", spatial_shapes, "L 2", sizes)
     _fit("level_start_index", level_start_index, "L", sizes)
-    # on a GPU, reading them would wait for it; there the operator itself looks
+    # reading them from a GPU would synchronise it; there the operator itself checks
     if spatial_shapes.place.is_cpu_place() and level_start_index.place.is_cpu_place():
         _check_levels(spatial_shapes.tolist(), level_start_index.tolist(), value.shape[1])
 

@@ -1,4 +1,4 @@
-// Multi-scale deformable attention: sizes and geometry, for CPU loops and CUDA kernels alike (fact sheet 4.7).
+// Multi-scale deformable attention: sizes and geometry, for CPU loops and CUDA kernels alike (NOTES 4.1, 4.2).
 //
 // All arrays are contiguous and row-major:
 //   value     [batch, tokens, heads, channels]

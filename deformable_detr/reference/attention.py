@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention as a layer of torch, from the fact sheet (section 4.6)."""
+"""Multi-scale deformable attention as a module of torch (NOTES 3.12 and 3.13)."""
 
 import math
 
@@ -8,8 +8,8 @@ from torch import nn
 from .operator import ms_deform_attn_torch
 
 
-class DeformableAttention(nn.Module):
-    """Every query attends to a few points of every level, whose offsets and weights it predicts itself."""
+class MSDeformAttn(nn.Module):
+    """Every query samples a few points of every level; offsets and weights are linear in the query."""
 
     def __init__(self, channels: int, levels: int, heads: int, points: int):
         super().__init__()
@@ -18,11 +18,11 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(channels, heads * levels * points)
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
-        self.reset()
+        self.reset_parameters()
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """Fresh weights: uniform attention to rays of points around the reference, one direction a head."""
+    def reset_parameters(self) -> None:
+        """Start values (NOTES 3.25, 3.26): uniform weights, and offsets along one direction a head."""
         for layer in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -35,13 +35,13 @@ class DeformableAttention(nn.Module):
         self,
         query: torch.Tensor,
         reference: torch.Tensor,
-        source: torch.Tensor,
+        tokens: torch.Tensor,
         spatial_shapes: torch.Tensor,
         padding: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """query [N, Q, C], reference [N, Q, L, 2 or 4] (x, y or cx, cy, w, h), source [N, S, C], spatial_shapes int64
+        """query [N, Q, C], reference [N, Q, L, 2 or 4] (x, y or cx, cy, w, h), tokens [N, S, C], spatial_shapes int64
         [L, 2] (h, w), padding bool [N, S] -> [N, Q, C]."""
-        value = self.value_proj(source)
+        value = self.value_proj(tokens)
         if padding is not None:
             value = value.masked_fill(padding[..., None], 0)
         value = value.unflatten(-1, (self.heads, -1))
@@ -57,8 +57,8 @@ class DeformableAttention(nn.Module):
 
 
 def initial_offsets(heads: int, levels: int, points: int) -> torch.Tensor:
-    """[heads, levels, points, 2]: head m looks along the angle 2*pi*m/heads, its k-th point on a square of radius k + 1
-    (fact sheet 4.12)."""
+    """[heads, levels, points, 2]: head m has the angle 2*pi*m/heads, its k-th point lies on a square of radius k + 1
+    (NOTES 3.26)."""
     angle = torch.arange(heads, dtype=torch.float32) * (2 * math.pi / heads)
     direction = torch.stack([angle.cos(), angle.sin()], -1)
     direction = direction / direction.abs().amax(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Matching, losses and post-processing in torch, from the fact sheet (sections 5 and 7)."""
+"""Matching, losses and post-processing in torch (NOTES 5 and 7.1)."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from .boxes import corners, generalised_iou
+from .box_ops import box_cxcywh_to_xyxy, generalized_box_iou
 
 DETECTIONS = 100
 GAMMA = 2
@@ -18,46 +18,46 @@ def focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float) -> tor
     """Sum over all elements of the sigmoid focal loss; targets are 0 or 1."""
     entropy = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p = logits.sigmoid()
-    missing = p * (1 - targets) + (1 - p) * targets  # what p lacks of the truth
+    error = p * (1 - targets) + (1 - p) * targets  # 1 - p_t
     weight = alpha * targets + (1 - alpha) * (1 - targets)
-    return (weight * missing**GAMMA * entropy).sum()
+    return (weight * error**GAMMA * entropy).sum()
 
 
-class Matcher:
-    """Which query answers for which target: the assignment of least cost (no gradient)."""
+class HungarianMatcher:
+    """The assignment of targets to queries of least total cost (no gradient)."""
 
     def __init__(self, options: argparse.Namespace):
         self.weights = (options.set_cost_bbox, options.set_cost_class, options.set_cost_giou)
 
     @torch.no_grad()
     def cost(self, logits: torch.Tensor, boxes: torch.Tensor, target: Mapping) -> torch.Tensor:
-        """One picture's costs [Q, n]: logits [Q, classes], boxes [Q, 4]."""
-        labels, wanted = target["labels"], target["boxes"].to(boxes.dtype)
+        """One image's costs [Q, n]: logits [Q, classes], boxes [Q, 4]."""
+        labels, target_boxes = target["labels"], target["boxes"].to(boxes.dtype)
         p = logits.sigmoid()[:, labels]
-        present = MATCHER_ALPHA * (1 - p) ** GAMMA * -(p + 1e-8).log()
-        absent = (1 - MATCHER_ALPHA) * p**GAMMA * -(1 - p + 1e-8).log()
-        distance = (boxes[:, None] - wanted).abs().sum(-1)
-        overlap = generalised_iou(corners(boxes)[:, None], corners(wanted))
-        by_box, by_class, by_overlap = self.weights
-        return by_box * distance + by_class * (present - absent) - by_overlap * overlap
+        positive = MATCHER_ALPHA * (1 - p) ** GAMMA * -(p + 1e-8).log()
+        negative = (1 - MATCHER_ALPHA) * p**GAMMA * -(1 - p + 1e-8).log()
+        distance = (boxes[:, None] - target_boxes).abs().sum(-1)
+        giou = generalized_box_iou(box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(target_boxes))
+        bbox_weight, class_weight, giou_weight = self.weights
+        return bbox_weight * distance + class_weight * (positive - negative) - giou_weight * giou
 
     def __call__(self, outputs: Mapping, targets: Sequence[Mapping]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For every picture: indices of queries, ascending, and of their targets, int64."""
+        """Of every image the indices of queries, ascending, and of their targets, int64."""
         pairs = zip(outputs["pred_logits"], outputs["pred_boxes"], targets, strict=True)
-        solved = [linear_sum_assignment(self.cost(*one).cpu().numpy()) for one in pairs]
+        solved = [linear_sum_assignment(self.cost(*pair).cpu().numpy()) for pair in pairs]
         return [tuple(torch.as_tensor(index, dtype=torch.int64) for index in match) for match in solved]
 
 
-class ReferenceCriterion(nn.Module):
-    """outputs of the network and a list of {labels int64 [n], boxes [n, 4]} -> the terms, and their sum `loss`.
+class SetCriterion(nn.Module):
+    """The network's outputs and a list of {labels int64 [n], boxes [n, 4]} -> the terms, and their weighted sum `loss`.
 
     Terms: loss_ce, loss_bbox, loss_giou and, for logs, class_error (last layer only) and cardinality_error; of earlier
-    layers with `_0`, `_1`...; of the encoder's proposals with `_enc`. `loss` is the weighted sum.
+    layers with `_0`, `_1`...; of the encoder's proposals with `_enc`.
     """
 
     def __init__(self, options: argparse.Namespace):
         super().__init__()
-        self.matcher, self.alpha = Matcher(options), options.focal_alpha
+        self.matcher, self.alpha = HungarianMatcher(options), options.focal_alpha
         self.weights = {
             "loss_ce": options.cls_loss_coef,
             "loss_bbox": options.bbox_loss_coef,
@@ -66,68 +66,69 @@ class ReferenceCriterion(nn.Module):
         self.aux_loss = options.aux_loss
 
     def layers(self, outputs: Mapping, targets: Sequence[Mapping]) -> list[tuple[str, Mapping, Sequence[Mapping]]]:
-        """(suffix, outputs, targets) of everything that is matched."""
-        found = [("", outputs, targets)]
-        found += [(f"_{index}", aux, targets) for index, aux in enumerate(outputs.get("aux_outputs", ()))]
+        """(suffix, outputs, targets) of every layer that is matched."""
+        layers = [("", outputs, targets)]
+        layers += [(f"_{index}", aux, targets) for index, aux in enumerate(outputs.get("aux_outputs", ()))]
         if "enc_outputs" in outputs:
-            objects = [one | {"labels": torch.zeros_like(one["labels"])} for one in targets]
-            found.append(("_enc", outputs["enc_outputs"], objects))
-        return found
+            objects = [target | {"labels": torch.zeros_like(target["labels"])} for target in targets]
+            layers.append(("_enc", outputs["enc_outputs"], objects))
+        return layers
 
     def forward(self, outputs: Mapping, targets: Sequence[Mapping], elsewhere: Sequence[int] = ()) -> dict:
-        """`elsewhere`: how many targets each of the other processes holds."""
-        count = (sum(len(one["labels"]) for one in targets) + sum(elsewhere)) / (1 + len(elsewhere))
+        """`elsewhere`: number of targets in each of the other processes."""
+        num_boxes = (sum(len(target["labels"]) for target in targets) + sum(elsewhere)) / (1 + len(elsewhere))
         terms = {}
-        for suffix, answers, wanted in self.layers(outputs, targets):
-            found = self._terms(answers, wanted, max(count, 1))
+        for suffix, layer, layer_targets in self.layers(outputs, targets):
+            layer_terms = self._terms(layer, layer_targets, max(num_boxes, 1))
             if suffix:
-                del found["class_error"]
-            terms |= {f"{name}{suffix}": value for name, value in found.items()}
+                del layer_terms["class_error"]
+            terms |= {f"{name}{suffix}": value for name, value in layer_terms.items()}
         weighted = {suffix for suffix, *_ in self.layers(outputs, targets)} if self.aux_loss else {""}
         terms["loss"] = sum(
             weight * terms[f"{name}{suffix}"] for suffix in sorted(weighted) for name, weight in self.weights.items()
         )
         return terms
 
-    def _terms(self, outputs: Mapping, targets: Sequence[Mapping], count: float) -> dict:
+    def _terms(self, outputs: Mapping, targets: Sequence[Mapping], num_boxes: float) -> dict:
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         matches = self.matcher(outputs, targets)
         image = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(matches)])
         query = torch.cat([query for query, _ in matches])
         pairs = list(zip(targets, matches, strict=True))
-        labels = torch.cat([one["labels"][chosen] for one, (_, chosen) in pairs])
-        wanted = torch.cat([one["boxes"][chosen] for one, (_, chosen) in pairs]).to(boxes.dtype)
-        truth = torch.zeros_like(logits)
-        truth[image, query, labels] = 1
-        seen = boxes[image, query]
-        overlap = generalised_iou(corners(seen), corners(wanted))
+        labels = torch.cat([target["labels"][index] for target, (_, index) in pairs])
+        target_boxes = torch.cat([target["boxes"][index] for target, (_, index) in pairs]).to(boxes.dtype)
+        one_hot = torch.zeros_like(logits)
+        one_hot[image, query, labels] = 1
+        matched_boxes = boxes[image, query]
+        giou = generalized_box_iou(box_cxcywh_to_xyxy(matched_boxes), box_cxcywh_to_xyxy(target_boxes))
         right = (logits[image, query].argmax(-1) == labels).sum()
         objects = (logits.argmax(-1) != logits.shape[-1] - 1).sum(1)
-        held = torch.tensor([len(one["labels"]) for one in targets])
+        lengths = torch.tensor([len(target["labels"]) for target in targets])
         return {
-            "loss_ce": focal_loss(logits, truth, self.alpha) / count,
-            "loss_bbox": (seen - wanted).abs().sum() / count,
-            "loss_giou": (1 - overlap).sum() / count,
+            "loss_ce": focal_loss(logits, one_hot, self.alpha) / num_boxes,
+            "loss_bbox": (matched_boxes - target_boxes).abs().sum() / num_boxes,
+            "loss_giou": (1 - giou).sum() / num_boxes,
             "class_error": 100 - 100 * right.float() / max(len(labels), 1),
-            "cardinality_error": (objects - held).abs().float().mean(),
+            "cardinality_error": (objects - lengths).abs().float().mean(),
         }
 
 
-def build_criterion(options: argparse.Namespace) -> ReferenceCriterion:
+def build_criterion(options: argparse.Namespace) -> SetCriterion:
     """The losses for these options."""
-    return ReferenceCriterion(options)
+    return SetCriterion(options)
 
 
 def post_process(outputs: Mapping, sizes: torch.Tensor) -> list[dict]:
-    """The 100 best pairs of query and class of every picture; sizes int64 [N, 2], (height, width) in pixels.
+    """The 100 best pairs of query and class of every image (NOTES 7.1); sizes int64 [N, 2], (height, width) in pixels.
 
     A list of {scores [100], descending, labels int64 [100], boxes [100, 4], corners in pixels}.
     """
     logits = outputs["pred_logits"]
-    scores, places = logits.sigmoid().flatten(1).topk(DETECTIONS, dim=1)
-    query, labels = places // logits.shape[2], places % logits.shape[2]
-    boxes = corners(outputs["pred_boxes"]).gather(1, query[..., None].expand(-1, -1, 4))
+    scores, indices = logits.sigmoid().flatten(1).topk(DETECTIONS, dim=1)
+    query, labels = indices // logits.shape[2], indices % logits.shape[2]
+    boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"]).gather(1, query[..., None].expand(-1, -1, 4))
     boxes = boxes * sizes.flip(-1).repeat(1, 2)[:, None]
     return [
-        {"scores": one, "labels": label, "boxes": box} for one, label, box in zip(scores, labels, boxes, strict=True)
+        {"scores": score, "labels": label, "boxes": box}
+        for score, label, box in zip(scores, labels, boxes, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The whole network in torch, with the official code's tensor names, from the fact sheet (section 4)."""
+"""The whole network in torch, with the official code's tensor names (NOTES 3)."""
 
 import argparse
 import copy
@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from .backbone import build_backbone, level_mask
-from .transformer import Transformer, refined
+from .transformer import DeformableTransformer, refine
 
 
-class BoxHead(nn.Module):
-    """Three linear layers, ReLU between them: [..., C] -> [..., 4]; the last one begins at 0."""
+class MLP(nn.Module):
+    """Three linear layers, ReLU between them: [..., C] -> [..., 4]; the last one starts at 0."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -32,7 +32,7 @@ def _projection(c_in: int, c_out: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(32, c_out))
 
 
-class ReferenceDeformableDETR(nn.Module):
+class DeformableDETR(nn.Module):
     """images [N, 3, H, W] and mask bool [N, H, W], True = padding -> dict.
 
     `pred_logits` [N, Q, classes] and `pred_boxes` [N, Q, 4] of the last decoder layer; `aux_outputs`, those of the
@@ -43,8 +43,8 @@ class ReferenceDeformableDETR(nn.Module):
         super().__init__()
         width, layers = options.hidden_dim, options.dec_layers
         self.aux_loss, self.two_stage = options.aux_loss, options.two_stage
-        self.transformer = Transformer(options)
-        class_head, box_head = nn.Linear(width, options.num_classes), BoxHead(width)
+        self.transformer = DeformableTransformer(options)
+        class_head, box_head = nn.Linear(width, options.num_classes), MLP(width)
         nn.init.constant_(class_head.bias, -math.log(99))
         heads = layers + options.two_stage
         if options.with_box_refine:
@@ -71,32 +71,32 @@ class ReferenceDeformableDETR(nn.Module):
         return self.parts(images, mask)["outputs"]
 
     def parts(self, images: torch.Tensor, mask: torch.Tensor) -> dict:
-        """The outputs, and what lies on the way to them: see Transformer.forward; backbone, masks, proj and pos are
-        lists with one entry a level."""
+        """The outputs and what they are computed from: see DeformableTransformer.forward; backbone, masks, proj and pos
+        are lists with one entry a level."""
         features = self.backbone[0](images)
         maps = [projection(feature) for projection, feature in zip(self.input_proj, features, strict=False)]
         for projection in self.input_proj[len(features) :]:
             maps.append(projection(features[-1] if len(maps) == len(features) else maps[-1]))
-        masks = [level_mask(mask, one.shape[2:]) for one in maps]
-        encodings = [self.backbone[1](one).to(images.dtype) for one in masks]
+        masks = [level_mask(mask, level.shape[2:]) for level in maps]
+        encodings = [self.backbone[1](level).to(images.dtype) for level in masks]
         query_embed = None if self.two_stage else self.query_embed.weight
-        found = self.transformer(maps, masks, encodings, query_embed)
-        references = [found["init_reference"], *found["inter_references"][:-1]]
-        answers = [
-            {"pred_logits": classes(state), "pred_boxes": refined(boxes(state), reference)}
+        parts = self.transformer(maps, masks, encodings, query_embed)
+        references = [parts["init_reference"], *parts["inter_references"][:-1]]
+        layers = [
+            {"pred_logits": classes(state), "pred_boxes": refine(boxes(state), reference)}
             for state, reference, classes, boxes in zip(
-                found["hs"], references, self.class_embed, self.bbox_embed, strict=False
+                parts["hs"], references, self.class_embed, self.bbox_embed, strict=False
             )
         ]
-        outputs = dict(answers[-1])
+        outputs = dict(layers[-1])
         if self.aux_loss:
-            outputs["aux_outputs"] = answers[:-1]
+            outputs["aux_outputs"] = layers[:-1]
         if self.two_stage:
-            logits, boxes = found["enc_logits"], found["enc_boxes"].sigmoid()
+            logits, boxes = parts["enc_logits"], parts["enc_boxes"].sigmoid()
             outputs["enc_outputs"] = {"pred_logits": logits, "pred_boxes": boxes}
-        return found | {"outputs": outputs, "backbone": features, "masks": masks, "proj": maps, "pos": encodings}
+        return parts | {"outputs": outputs, "backbone": features, "masks": masks, "proj": maps, "pos": encodings}
 
 
-def build_reference(options: argparse.Namespace) -> ReferenceDeformableDETR:
+def build_reference(options: argparse.Namespace) -> DeformableDETR:
     """The torch twin for these options, freshly initialised, in train mode."""
-    return ReferenceDeformableDETR(options)
+    return DeformableDETR(options)

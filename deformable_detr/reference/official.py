@@ -2,9 +2,9 @@
 
 `load(DIR)` gives builders with the calls of `network` and `losses`; what they return runs the classes of
 fundamentalvision/Deformable-DETR. Put in here, from outside and at run time: torchvision, whose ResNet is the twin's;
-the checkout's own function in plain torch for its compiled operator, which has no CPU form (sheet 9.7); and other
-processes that hold targets. Its optimiser and schedule stand in the middle of its main program and cannot be called:
-the twin's take their place. Nothing is written to disk.
+the checkout's own function in plain torch for its compiled operator, which has no CPU form (NOTES 9.6); and other
+processes that hold targets. Its optimiser and schedule cannot be called, the twin's take their place. Nothing is
+written to disk.
 """
 
 import argparse
@@ -48,7 +48,7 @@ _PACKAGES = ("models", "util", "torchvision", "MultiScaleDeformableAttention")
 
 
 class _LayerGetter(nn.ModuleDict):
-    """The children of a network up to the last one asked for; called, it answers {new name: output}."""
+    """The children of a network up to the last one asked for; called, it returns {new name: output}."""
 
     def __init__(self, model: nn.Module, return_layers: Mapping[str, str]):
         wanted, kept = set(return_layers), OrderedDict()
@@ -61,16 +61,16 @@ class _LayerGetter(nn.ModuleDict):
         self.return_layers = dict(return_layers)
 
     def forward(self, x):
-        found = OrderedDict()
+        outputs = OrderedDict()
         for name, layer in self.items():
             x = layer(x)
             if name in self.return_layers:
-                found[self.return_layers[name]] = x
-        return found
+                outputs[self.return_layers[name]] = x
+        return outputs
 
 
 def _resnet(make, replace_stride_with_dilation, pretrained, norm_layer) -> resnet.ResNet:
-    """torchvision's call; weights come from a file later, so `pretrained` asks for nothing."""
+    """torchvision's call; weights come from a file later, so `pretrained` is ignored."""
     return make(replace_stride_with_dilation, norm_layer)
 
 
@@ -79,9 +79,9 @@ def _area(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """Modules that the checkout imports and that cannot be had here."""
+    """Modules that the checkout imports and that are not installed here."""
     modules = {
-        # of three characters, of which the checkout makes a number; from 0.7 on it asks for nothing else
+        # the checkout compares the first three characters as a number; from 0.7 on it needs nothing else
         "torchvision": {"__version__": "1.0"},
         "torchvision.models": {name: partial(_resnet, make) for name, make in resnet.RESNETS.items()},
         "torchvision.models._utils": {"IntermediateLayerGetter": _LayerGetter},
@@ -128,7 +128,7 @@ def _built(source: SimpleNamespace, options: argparse.Namespace) -> tuple:
     ):
         if beyond:
             raise InputError(f"{text}: the official code cannot build it; leave out --reference or this option")
-    # what this folder's options lack: the masks of DETR, which cannot run there (sheet 2)
+    # options of the reference that this folder lacks (NOTES 1.5)
     rest = {"dataset_file": "coco", "masks": False, "frozen_weights": None, "mask_loss_coef": 1, "dice_loss_coef": 1}
     theirs = argparse.Namespace(**vars(options) | rest | {"device": "cpu"})
     with contextlib.redirect_stdout(io.StringIO()):
@@ -136,7 +136,7 @@ def _built(source: SimpleNamespace, options: argparse.Namespace) -> tuple:
 
 
 def _network(source: SimpleNamespace, options: argparse.Namespace) -> nn.Module:
-    """The official network, called like `network.ReferenceDeformableDETR`; its tensors keep their names."""
+    """The official network, called like `network.DeformableDETR`; its tensors keep their names."""
     model, _, _ = _built(source, options)
 
     class OfficialNetwork(type(model)):
@@ -150,7 +150,7 @@ def _network(source: SimpleNamespace, options: argparse.Namespace) -> nn.Module:
 
 
 class OfficialCriterion(nn.Module):
-    """The official losses, called like `losses.ReferenceCriterion`."""
+    """The official losses, called like `losses.SetCriterion`."""
 
     def __init__(self, source: SimpleNamespace, options: argparse.Namespace):
         super().__init__()
@@ -162,11 +162,11 @@ class OfficialCriterion(nn.Module):
         def gather(count: torch.Tensor) -> None:
             count += sum(elsewhere)
 
-        meanwhile = {
+        patches = {
             "is_dist_avail_and_initialized": lambda: bool(elsewhere),
             "get_world_size": lambda: 1 + len(elsewhere),
         }
-        with replaced(self.module, **meanwhile), replaced(torch.distributed, all_reduce=gather):
+        with replaced(self.module, **patches), replaced(torch.distributed, all_reduce=gather):
             terms = self.criterion(outputs, targets)
         weights = self.criterion.weight_dict
         return terms | {"loss": sum(weights[name] * terms[name] for name in terms if name in weights)}

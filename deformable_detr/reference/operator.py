@@ -1,4 +1,4 @@
-"""The sampling operator of multi-scale deformable attention on torch's own `grid_sample` (fact sheet 4.7)."""
+"""The sampling operator of multi-scale deformable attention on torch's own `grid_sample` (NOTES 4.1, 4.3)."""
 
 import torch
 from torch import nn
@@ -20,12 +20,12 @@ def ms_deform_attn_torch(
     levels = value.split([h * w for h, w in sizes], dim=1)
     total = None
     for index, (tokens, (h, w)) in enumerate(zip(levels, sizes, strict=True)):
-        # every head of every picture is a picture of its own
+        # the heads become part of the batch
         maps = tokens.permute(0, 2, 3, 1).flatten(0, 1).unflatten(-1, (h, w))  # [N*M, D, h, w]
         points = sampling_locations[:, :, :, index].transpose(1, 2).flatten(0, 1)  # [N*M, Q, P, 2]
         weights = attention_weights[:, :, :, index].transpose(1, 2).flatten(0, 1)  # [N*M, Q, P]
         samples = nn.functional.grid_sample(maps, points * 2 - 1, align_corners=False)  # [N*M, D, Q, P]
-        seen = torch.einsum("bdqp,bqp->bqd", samples, weights)
-        total = seen if total is None else total + seen
+        output = torch.einsum("bdqp,bqp->bqd", samples, weights)
+        total = output if total is None else total + output
     batch, _, heads, _ = value.shape
     return total.unflatten(0, (batch, heads)).transpose(1, 2).flatten(2)

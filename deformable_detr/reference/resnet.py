@@ -1,6 +1,6 @@
 """ResNet in torch with torchvision's names and calls, on which the official backbone builds (official.py).
 
-Bottlenecks have their stride on the 3x3 convolution (fact sheet 4.2).
+Bottlenecks have their stride on the 3x3 convolution (NOTES 3.3).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the way past them."""
+    """Two 3x3 convolutions and the shortcut."""
 
     expansion = 1
 
@@ -28,13 +28,13 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x):
-        past = self.downsample(x) if self.downsample else x
+        shortcut = self.downsample(x) if self.downsample else x
         x = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(x)) + past).relu()
+        return (self.bn2(self.conv2(x)) + shortcut).relu()
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolution, four times as wide at the end, and the way past them."""
+    """1x1, 3x3, 1x1 convolution, four times as wide at the end, and the shortcut."""
 
     expansion = 4
 
@@ -46,10 +46,10 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x):
-        past = self.downsample(x) if self.downsample else x
+        shortcut = self.downsample(x) if self.downsample else x
         x = self.bn1(self.conv1(x)).relu()
         x = self.bn2(self.conv2(x)).relu()
-        return (self.bn3(self.conv3(x)) + past).relu()
+        return (self.bn3(self.conv3(x)) + shortcut).relu()
 
 
 class ResNet(nn.Module):
@@ -57,7 +57,7 @@ class ResNet(nn.Module):
 
     Freshly initialised: convolutions Kaiming normal by their outputs, norms 1 and 0. `replace_stride_with_dilation`
     for layer2, layer3, layer4: the layer's first block keeps the dilation that came before, the others have the new
-    one.
+    one (NOTES 3.4).
     """
 
     def __init__(

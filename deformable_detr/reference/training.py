@@ -1,4 +1,4 @@
-"""torch's own AdamW in the official groups, one clip over all of them, and the schedule (fact sheet 6)."""
+"""torch's own AdamW in the official groups, one clip over all of them, and the schedule (NOTES 6)."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, options: argparse.Namespace) -> list[dict]:
-    """Three groups {params, names, lr}: everything else, the backbone, what draws sampling points."""
+    """Three groups {params, names, lr}: everything else, the backbone, the linear projections (NOTES 6.1)."""
     rates = (options.lr, options.lr_backbone, options.lr * options.lr_linear_proj_mult)
     groups = [{"params": [], "names": [], "lr": rate} for rate in rates]
     for name, parameter in model.named_parameters():

@@ -1,6 +1,6 @@
 """Where the golden figures are: the full files in $GOLDEN (or held-out ones), else the slim ones of this folder.
 
-The weights of a figure are drawn again from the tensor names in the *_state_dict.tsv files here (fact sheet section 9).
+The weights of a figure are drawn again from the tensor names in the *_state_dict.tsv files here (NOTES 9.2).
 The COCO pictures are only at hand beside a full set: in $DATA, by default $GOLDEN/../data.
 """
 
@@ -44,7 +44,7 @@ def official_shapes(variant: str) -> dict[str, tuple[int, ...]]:
 
 
 def formula_weights(file, variant: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The state dict {official name: float32 array} that the figures of `file` were made from (section 9's rule).
+    """The state dict {official name: float32 array} that the figures of `file` were made from (NOTES 9.2).
 
     `file` is an opened golden file; `variant` one of VARIANTS.
     """

@@ -31,7 +31,7 @@ def loaded(file, variant: str, options: argparse.Namespace, dtype: str = "float3
 
 
 def golden_batch(file, dtype: str = "float32") -> tuple[paddle.Tensor, paddle.Tensor]:
-    """(images [2, 3, H, W], mask) of a golden file, padded as a batch is (section 3.5)."""
+    """(images [2, 3, H, W], mask) of a golden file, padded as a batch is (NOTES 2.10)."""
     return padded_batch(
         [
             formula_input(str(name), tuple(shape), int(file["meta/seed"]))
@@ -53,7 +53,7 @@ def padded_batch(pictures: list[np.ndarray], dtype: str = "float32", size=None) 
 
 
 def targets_of(file, name: str, dtype: str = "float32") -> list[dict]:
-    """Two golden targets (section 9.1), or two without a box for "none"."""
+    """Two golden targets (NOTES 9.3), or two without a box for "none"."""
     targets = []
     for index in range(2):
         if name == "none":

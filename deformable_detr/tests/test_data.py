@@ -17,7 +17,6 @@ from shared import InputError
 
 from data_sets import annotation, lay_out, small_options, small_set
 from datasets import (
-    CATEGORIES,
     CocoDetection,
     EpochBatchSampler,
     EvalTransform,
@@ -28,6 +27,7 @@ from datasets import (
     prepare_target,
     transforms,
 )
+from datasets.categories import CATEGORIES
 from datasets.sampling import share_of
 from golden_files import DATA, close, golden, sliced, statistics
 from options import parse_options
@@ -82,7 +82,7 @@ def pictures_of(official: Path) -> Path:
 
 
 def check_sample(key: str, sample, with_image: bool) -> None:
-    """A sample against the figures `key`: exact where the sheet says so, 1e-6 for boxes and areas, 1e-5 for pixels."""
+    """A sample against the figures `key`: exact for labels and sizes, 1e-6 for boxes and areas, 1e-5 for pixels."""
     image, target = sample
     for name in EXACT:
         np.testing.assert_array_equal(target[name], FILE[f"{key}/{name}"], err_msg=f"{key}/{name}")
@@ -427,6 +427,6 @@ def test_an_epoch_without_a_batch():
 
 
 def test_the_official_epoch():
-    """16 processes, 2 pictures each: 7,393 pictures a process and 3,696 steps (fact sheet 3.5)."""
+    """16 processes, 2 pictures each: 7,393 pictures a process and 3,696 steps (NOTES 2.11)."""
     sampler = EpochBatchSampler(118287, 2, world=16, rank=15, drop_last=True)
     assert sampler.samples_per_epoch == 7393 and len(sampler) == 3696

@@ -17,12 +17,11 @@ import demo
 import drawing
 from data_sets import lay_out
 from datasets import collate, read_annotations, transforms
-from datasets.annotations import index
+from datasets.annotations import create_index
 from drawing import Labelled, colour_of, draw_boxes, side_by_side
 from mini.things import KINDS
-from models import build_model
+from models import PostProcess, build_model
 from options import parse_options
-from postprocess import postprocess
 
 SMALL = (
     "--backbone resnet18 --backbone_norm batch --hidden_dim 32 --nheads 4 --enc_layers 1 --dec_layers 1 "
@@ -71,7 +70,7 @@ def expected(network, image: Image.Image) -> dict[str, np.ndarray]:
     images, mask = collate([pixels])
     with paddle.no_grad():
         outputs = network[1](paddle.to_tensor(images), paddle.to_tensor(mask))
-    return {key: value.numpy() for key, value in postprocess(outputs, [[image.height, image.width]])[0].items()}
+    return PostProcess()(outputs, [[image.height, image.width]])[0]
 
 
 def test_detections_are_the_networks(network, tmp_path):
@@ -100,7 +99,7 @@ def test_threshold(network, tmp_path, threshold):
 
 def test_names(network):
     assert demo.class_names(91, None)[17] == "cat" and demo.class_names(20, None) == {}
-    coco = index({"images": [], "annotations": [], "categories": [{"id": 17, "name": "tiger"}, {"id": 3}]})
+    coco = create_index({"images": [], "annotations": [], "categories": [{"id": 17, "name": "tiger"}, {"id": 3}]})
     names = demo.class_names(91, coco)
     assert (names[17], names[18], names[3]) == ("tiger", "dog", "3") and demo.class_names(20, coco)[17] == "tiger"
     found = {"scores": np.float32([0.5]), "labels": np.int64([12]), "boxes": np.float32([[1, 2, 3, 4]])}

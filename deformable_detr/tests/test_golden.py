@@ -1,6 +1,6 @@
-"""The network, its losses and its training steps against the official figures, in both precisions (sheet 9.1, 9.2).
+"""The network, its losses and its training steps against the official figures, in both precisions (NOTES 9).
 
-The bounds are those of the fact sheet's table 9.6. One test a network and dtype, which are large: what is checked of it
+The bounds are those of NOTES 9.5. One test a network and dtype, which are large: what is checked of it
 stands in the functions above it.
 """
 
@@ -14,10 +14,9 @@ from shared.convert import plan
 
 from golden_files import VARIANTS, close, golden, sliced, statistics
 from losses import build_criterion
-from models import build_model
+from models import PostProcess, build_model
 from networks import formula_input, golden_batch, loaded, options_of, padded_batch, targets_of
 from optimizers import build_optimizer, build_scheduler, clip_gradients, parameter_groups
-from postprocess import postprocess
 
 DTYPES = ["float32", "float64"]
 # absolute bounds of boxes and logits
@@ -142,7 +141,7 @@ def check_inner_tensors(this: Run) -> None:
     states = np.stack([state.numpy() for state in seen["states"]])
     compared += this.compare("decoder0", states[0], bound)
     compared += this.compare("hs", states, bound)
-    compared += this.compare("init_reference", seen["initial_reference"], bound)
+    compared += this.compare("init_reference", seen["init_reference"], bound)
     references = np.stack([reference.numpy() for reference in seen["references"]])
     compared += this.compare("inter_references", references, bound)
     assert compared >= (2 if this.dtype == "float32" else 4)
@@ -150,9 +149,9 @@ def check_inner_tensors(this: Run) -> None:
 
 def check_proposals(this: Run) -> None:
     """The tokens that become queries, and those that cannot."""
-    chosen = this.seen["chosen"].numpy()
+    chosen = this.seen["topk_index"].numpy()
     np.testing.assert_array_equal(chosen, this.file["output/two_stage/topk_index"])
-    invalid = np.isinf(this.seen["proposal_boxes"].numpy()).all(-1)
+    invalid = np.isinf(this.seen["enc_boxes"].numpy()).all(-1)
     np.testing.assert_array_equal(invalid, this.file["output/two_stage/invalid"])
     assert np.isfinite(this.outputs["enc_outputs"]["pred_boxes"].numpy()).all()
 
@@ -163,7 +162,7 @@ def pictures_of(file) -> list[np.ndarray]:
 
 
 def check_the_second_picture_alone(this: Run) -> None:
-    """Unpadded it is seen a little differently, by design (section 7): the figures hold that too."""
+    """Unpadded it is seen a little differently, by design (NOTES 7.4): the figures hold that too."""
     with paddle.no_grad():
         outputs = this.model(*padded_batch(pictures_of(this.file)[1:]))
     for name, bound in bounds_of("base", "float32").items():
@@ -175,20 +174,20 @@ def check_the_second_picture_alone(this: Run) -> None:
 def check_any_batch_of_one_canvas(this: Run) -> None:
     """Padded to the batch's size, each picture alone, and both in the other order, are detected as in the batch."""
     size, pictures, sizes = this.batch[0].shape[2:], pictures_of(this.file), this.file["input/orig_sizes"]
-    together = postprocess(this.outputs, sizes)
+    together = PostProcess()(this.outputs, sizes)
     with paddle.no_grad():
         for chosen in ([0], [1], [1, 0]):
             outputs = this.model(*padded_batch([pictures[index] for index in chosen], size=size))
-            for index, found in zip(chosen, postprocess(outputs, sizes[chosen]), strict=True):
+            for index, found in zip(chosen, PostProcess()(outputs, sizes[chosen]), strict=True):
                 close(found["scores"], together[index]["scores"], 1e-4)
                 close(found["boxes"], together[index]["boxes"], 1e-4)
-                np.testing.assert_array_equal(found["labels"].numpy(), together[index]["labels"].numpy())
+                np.testing.assert_array_equal(found["labels"], together[index]["labels"])
 
 
 def check_detections(this: Run) -> None:
-    for index, found in enumerate(postprocess(this.outputs, this.file["input/orig_sizes"])):
+    for index, found in enumerate(PostProcess()(this.outputs, this.file["input/orig_sizes"])):
         close(found["scores"], this.file[f"post/{index}/scores"], 1e-5)
-        np.testing.assert_array_equal(found["labels"].numpy(), this.file[f"post/{index}/labels"])
+        np.testing.assert_array_equal(found["labels"], this.file[f"post/{index}/labels"])
         close(found["boxes"], this.file[f"post/{index}/boxes"], 1e-5)
 
 
@@ -213,7 +212,7 @@ def check_matches(this: Run, names: list[str]) -> None:
             targets = this.targets(name)
             if layer == "enc":
                 targets = [target | {"labels": paddle.zeros_like(target["labels"])} for target in targets]
-            pairs = this.criterion.matcher(outputs["pred_logits"], outputs["pred_boxes"], targets)
+            pairs = this.criterion.matcher(outputs, targets)
             for index, (queries, chosen) in enumerate(pairs):
                 key = f"match/{name if this.variant == 'base' else this.variant}/{layer}/{index}"
                 if f"{key}/query" in this.file.files:

@@ -18,7 +18,7 @@ from shared import InputError
 import evaluate
 from data_sets import edit, lay_out, small_options, small_set
 from datasets import read_annotations, split_paths
-from datasets.annotations import index
+from datasets.annotations import create_index
 from golden_files import golden
 from metrics import NUMBERS, detection_rows, evaluate_detections, merge, read_results, to_results
 
@@ -107,7 +107,7 @@ def test_fields_that_may_be_missing(tmp_path):
     """Without iscrowd (no crowd) and without info, where plain pycocotools stops."""
     truth, found = drawn_case(tmp_path, 1)
     content = json.loads(truth.read_text())
-    expected = evaluate_detections(index(content), read_results(found, read_annotations(truth))).numbers
+    expected = evaluate_detections(create_index(content), read_results(found, read_annotations(truth))).numbers
     for annotation in content["annotations"]:
         if not annotation["iscrowd"]:
             del annotation["iscrowd"]
@@ -124,7 +124,7 @@ def test_perfect_none_and_empty(tmp_path):
     assert perfect["AP"] == perfect["AP50"] == perfect["AR100"] == pytest.approx(1)
     nothing = evaluate_detections(coco, np.empty((0, 7)))
     assert nothing.numbers["AP"] == nothing.numbers["AR100"] == 0 and nothing.detections == 0
-    empty = index(coco.dataset | {"annotations": []})
+    empty = create_index(coco.dataset | {"annotations": []})
     assert set(evaluate_detections(empty, rows).numbers.values()) == {-1}
 
 

@@ -21,7 +21,7 @@ from reference.operator import ms_deform_attn_torch
 
 OPS = Path(build.__file__).parent
 GRADIENTS = ("grad_value", "grad_sampling_locations", "grad_attention_weights")
-LIMITS = {"float32": 1e-5, "float64": 1e-12}  # of the largest magnitude (fact sheet 9.6)
+LIMITS = {"float32": 1e-5, "float64": 1e-12}  # of the largest magnitude (NOTES 9.5)
 CASES = [*golden("op")["meta/cases"].tolist(), "exact"]
 both = pytest.mark.parametrize("implementation", ["compiled", "paddle"])
 

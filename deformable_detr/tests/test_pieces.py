@@ -1,5 +1,5 @@
 """The parts alone against the official figures: masks, encodings, proposals, boxes, losses, attention, first values
-(sheet 9.4)."""
+(NOTES 9.4)."""
 
 import math
 
@@ -14,18 +14,21 @@ from shared.align.formula import formula_input
 from shared.convert import plan
 
 from golden_files import VARIANTS, close, golden, official_shapes, sliced, statistics
-from losses import Criterion, build_criterion
+from losses import SetCriterion, build_criterion
 from losses.matcher import matching_cost
-from models import build_model
+from models import PostProcess, build_model
 from models.attention import MSDeformAttn, initial_offsets
-from models.boxes import cxcywh_to_xyxy, generalized_iou, iou_and_union, xyxy_to_cxcywh
+from models.box_ops import box_cxcywh_to_xyxy, box_iou, box_xyxy_to_cxcywh, generalized_box_iou
 from models.deformable_detr import resize_mask
 from models.layers import inverse_sigmoid
 from models.position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
-from models.proposals import proposal_boxes, proposal_embedding
-from models.transformer import encoder_reference_points, valid_ratio
+from models.transformer import (
+    gen_encoder_output_proposals,
+    get_proposal_pos_embed,
+    get_reference_points,
+    get_valid_ratio,
+)
 from options import parse_options
-from postprocess import postprocess
 
 DTYPES = ["float32", "float64"]
 STRIDES = (8, 16, 32, 64)
@@ -66,9 +69,9 @@ def test_masks_and_places(file, paddings):
         encoding = PositionEmbeddingSine(256)(padding).numpy()
         encoding = np.where(padding.numpy()[..., None], 0, encoding).transpose(0, 3, 1, 2)
         compare(file, f"pieces/sine{level}", encoding, 2e-6)
-    ratios = paddle.stack([valid_ratio(padding) for padding in paddings], 1)
+    ratios = paddle.stack([get_valid_ratio(padding) for padding in paddings], 1)
     compare(file, "pieces/valid_ratios", ratios, 1e-6)
-    compare(file, "pieces/reference_points", encoder_reference_points(shapes, ratios), 1e-6)
+    compare(file, "pieces/reference_points", get_reference_points(shapes, ratios), 1e-6)
 
 
 def test_encodings_stay_float32(paddings):
@@ -91,7 +94,7 @@ def test_learned_encoding():
 
 
 def test_proposals(file, paddings):
-    boxes, invalid = proposal_boxes(paddings)
+    boxes, invalid = gen_encoder_output_proposals(paddings)
     np.testing.assert_array_equal(invalid.numpy(), file["pieces/proposal_invalid"])
     assert np.isposinf(boxes.numpy()[invalid.numpy()]).all()
     compare(file, "pieces/proposals", np.where(np.isinf(boxes.numpy()), 0, boxes.numpy()), 1e-5)
@@ -101,7 +104,7 @@ def test_proposals(file, paddings):
     features = F.linear(memory, weights["enc_output.weight"].T, weights["enc_output.bias"])
     features = F.layer_norm(features, [32], weights["enc_output_norm.weight"], weights["enc_output_norm.bias"])
     compare(file, "pieces/proposal_memory", features, 1e-5)
-    embedding = proposal_embedding(paddle.to_tensor(file["input/proposal_logits"]), 128)
+    embedding = get_proposal_pos_embed(paddle.to_tensor(file["input/proposal_logits"]), 128)
     compare(file, "pieces/proposal_pos_embed", embedding, 1e-5)
 
 
@@ -129,20 +132,20 @@ def test_inverse_sigmoid(file):
 
 def test_boxes(file):
     a, b = (paddle.to_tensor(file[f"input/boxes_{name}"]) for name in "ab")
-    corners, others = cxcywh_to_xyxy(a), cxcywh_to_xyxy(b)
+    corners, others = box_cxcywh_to_xyxy(a), box_cxcywh_to_xyxy(b)
     compare(file, "pieces/boxes_a_xyxy", corners, 1e-6)
-    compare(file, "pieces/boxes_a_back", xyxy_to_cxcywh(corners), 1e-6)
-    iou, union = iou_and_union(corners.unsqueeze(1), others.unsqueeze(0))
+    compare(file, "pieces/boxes_a_back", box_xyxy_to_cxcywh(corners), 1e-6)
+    iou, union = box_iou(corners.unsqueeze(1), others.unsqueeze(0))
     compare(file, "pieces/iou", iou, 1e-5)
     compare(file, "pieces/union", union, 1e-5)
-    compare(file, "pieces/giou", generalized_iou(corners.unsqueeze(1), others.unsqueeze(0)), 1e-5)
+    compare(file, "pieces/giou", generalized_box_iou(corners.unsqueeze(1), others.unsqueeze(0)), 1e-5)
     degenerate = paddle.to_tensor(file["input/degenerate"])
-    found = generalized_iou(degenerate.unsqueeze(1), degenerate.unsqueeze(0)).numpy()
+    found = generalized_box_iou(degenerate.unsqueeze(1), degenerate.unsqueeze(0)).numpy()
     np.testing.assert_array_equal(np.isnan(found), np.isnan(file["pieces/nonfinite_giou_degenerate"]))
     assert file["pieces/giou_inverted_raises"] and file["pieces/giou_nan_raises"]
     for wrong in ([0.5, 0.5, 0.2, 0.6], [0.1, float("nan"), 0.2, 0.3]):
         with pytest.raises(ValueError, match="corner"):
-            generalized_iou(paddle.to_tensor([wrong]), corners[:1])
+            generalized_box_iou(paddle.to_tensor([wrong]), corners[:1])
 
 
 # -------------------------------------------------------------------------------------------------------------- losses
@@ -151,7 +154,7 @@ def test_boxes(file):
 def test_focal_loss(file):
     logits = paddle.to_tensor(file["input/focal_logits"], stop_gradient=False)
     targets = file["input/focal_targets"]
-    criterion = Criterion(parse_options(["--num_classes", str(targets.shape[-1])]))
+    criterion = SetCriterion(parse_options(["--num_classes", str(targets.shape[-1])]))
     rows, classes = targets.reshape(-1, targets.shape[-1]).nonzero()
     # the reference's function takes the mean over the queries, which its caller undoes
     loss = criterion._class_loss(logits, rows, classes, 4.0) / targets.shape[1]
@@ -208,7 +211,7 @@ def test_criterion(file, dtype):
 def test_matcher(file):
     outputs, targets = criterion_case(file)
     matcher = build_criterion(parse_options([])).matcher
-    pairs = matcher(outputs["pred_logits"], outputs["pred_boxes"], targets)
+    pairs = matcher(outputs, targets)
     for index, (target, (queries, chosen)) in enumerate(zip(targets, pairs, strict=True)):
         logits, boxes = outputs["pred_logits"][index], outputs["pred_boxes"][index]
         cost = matching_cost(logits, boxes, target["labels"], target["boxes"], matcher.weights)
@@ -233,10 +236,10 @@ def test_detections(file):
     boxes = formula_input("post/boxes", (2, 300, 4), seed).astype(np.float64)
     boxes = (1 / (1 + np.exp(-boxes))).astype(np.float32)
     outputs = {"pred_logits": paddle.to_tensor(logits), "pred_boxes": paddle.to_tensor(boxes)}
-    for index, found in enumerate(postprocess(outputs, file["input/post/orig_sizes"])):
-        assert found["labels"].dtype == paddle.int64
+    for index, found in enumerate(PostProcess()(outputs, file["input/post/orig_sizes"])):
+        assert found["labels"].dtype == np.int64
         compare(file, f"post/{index}/scores", found["scores"], 1e-5)
-        np.testing.assert_array_equal(found["labels"].numpy(), file[f"post/{index}/labels"])
+        np.testing.assert_array_equal(found["labels"], file[f"post/{index}/labels"])
         compare(file, f"post/{index}/boxes", found["boxes"], 1e-5)
 
 

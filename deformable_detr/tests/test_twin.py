@@ -1,4 +1,4 @@
-"""The torch twin against figures of the official code (fact sheet 9). Limits are the sheet's, or tighter.
+"""The torch twin against figures of the official code (NOTES 9). Bounds are those of NOTES 9.5, or tighter.
 
 `suffix` is "" for the official code's float32 run and "64" for its float64 run. What a file does not hold is not asked
 for, so that slim and held-out files can be read too; seeds, sizes and weights come from the file.
@@ -18,10 +18,9 @@ from shared.align.formula import formula_input
 
 from golden_files import DATA, VARIANTS, close, formula_weights, golden, official_shapes, sliced, statistics
 from options import parse_options
-from reference import boxes as box_math
-from reference import data, evaluation, losses, network, official, training, transformer
-from reference.attention import DeformableAttention, initial_offsets
-from reference.backbone import SineEncoding, level_mask, waves
+from reference import box_ops, data, evaluation, losses, network, official, training, transformer
+from reference.attention import MSDeformAttn, initial_offsets
+from reference.backbone import PositionEmbeddingSine, level_mask, sine_embedding
 from reference.operator import ms_deform_attn_torch
 
 DTYPES = [pytest.param("float32", "", id="float32"), pytest.param("float64", "64", id="float64")]
@@ -198,13 +197,13 @@ def test_masks_encodings_and_places():
     sizes = [tuple(mask.shape[1:]) for mask in masks]
     for level, mask in enumerate(masks):
         check(file, f"pieces/mask{level}", mask, 0)
-        encoding = SineEncoding(256)(mask).masked_fill(mask[:, None], 0)
+        encoding = PositionEmbeddingSine(256)(mask).masked_fill(mask[:, None], 0)
         assert check(file, f"pieces/sine{level}", encoding, 1e-6)
-    ratios = torch.stack([transformer.valid_ratio(mask) for mask in masks], 1)
+    ratios = torch.stack([transformer.get_valid_ratio(mask) for mask in masks], 1)
     assert check(file, "pieces/valid_ratios", ratios, 1e-7)
-    assert check(file, "pieces/reference_points", transformer.encoder_points(sizes, ratios), 1e-7)
+    assert check(file, "pieces/reference_points", transformer.get_reference_points(sizes, ratios), 1e-7)
     padding = torch.cat([mask.flatten(1) for mask in masks], 1)
-    boxes = transformer.proposals(padding, sizes)
+    boxes = transformer.gen_encoder_output_proposals(padding, sizes)
     invalid = boxes.isinf().all(-1)
     assert check(file, "pieces/proposal_invalid", invalid, 0)
     assert check(file, "pieces/proposals", boxes.masked_fill(boxes.isinf(), 0), 1e-6)
@@ -215,7 +214,7 @@ def test_masks_encodings_and_places():
         layer.load_state_dict({leaf: weights[f"{name}.{leaf}"] for leaf in ("weight", "bias")})
     assert check(file, "pieces/proposal_memory", norm(linear(memory.masked_fill(invalid[..., None], 0))), 1e-5)
     logits = tensors(file, "input/", "float32")["proposal_logits"]
-    waved = waves(logits.sigmoid() * (2 * np.pi), 128).flatten(-2)
+    waved = sine_embedding(logits.sigmoid() * (2 * np.pi), 128).flatten(-2)
     assert check(file, "pieces/proposal_pos_embed", waved, 1e-6)
 
 
@@ -223,22 +222,22 @@ def test_box_functions():
     file = golden("pieces")
     given = tensors(file, "input/", "float32")
     x = given["inverse_sigmoid"].requires_grad_()
-    transformer.logit(x).sum().backward()
-    assert check(file, "pieces/inverse_sigmoid", transformer.logit(x), 1e-6)
+    transformer.inverse_sigmoid(x).sum().backward()
+    assert check(file, "pieces/inverse_sigmoid", transformer.inverse_sigmoid(x), 1e-6)
     assert check(file, "pieces/inverse_sigmoid_grad", x.grad, 1e-6)
-    a, b = (box_math.corners(given[name]) for name in ("boxes_a", "boxes_b"))
+    a, b = (box_ops.box_cxcywh_to_xyxy(given[name]) for name in ("boxes_a", "boxes_b"))
     assert check(file, "pieces/boxes_a_xyxy", a, 1e-6)
-    assert check(file, "pieces/boxes_a_back", box_math.middles(a), 1e-6)
-    iou, union = box_math.overlap(a[:, None], b)
+    assert check(file, "pieces/boxes_a_back", box_ops.box_xyxy_to_cxcywh(a), 1e-6)
+    iou, union = box_ops.box_iou(a[:, None], b)
     assert check(file, "pieces/iou", iou, 1e-6)
     assert check(file, "pieces/union", union, 1e-6)
-    assert check(file, "pieces/giou", box_math.generalised_iou(a[:, None], b), 1e-6)
+    assert check(file, "pieces/giou", box_ops.generalized_box_iou(a[:, None], b), 1e-6)
     flat = given["degenerate"]
-    found = box_math.generalised_iou(flat[:, None], flat).numpy()
+    found = box_ops.generalized_box_iou(flat[:, None], flat).numpy()
     np.testing.assert_array_equal(np.isnan(found), np.isnan(file["pieces/nonfinite_giou_degenerate"]))
     for wrong in ([[0.5, 0.5, 0.2, 0.7]], [[0.1, 0.1, np.nan, 0.7]]):  # ends before it begins; not a number
         with pytest.raises(AssertionError):
-            box_math.generalised_iou(torch.tensor(wrong), a[:1])
+            box_ops.generalized_box_iou(torch.tensor(wrong), a[:1])
 
 
 def test_focal_loss():
@@ -312,7 +311,7 @@ def test_post_processing():
 def test_attention_module(numbers, dtype, suffix):
     file, bound = golden("pieces"), 1e-10 if suffix else 1e-5
     given = tensors(file, "input/attention_", dtype)
-    module = DeformableAttention(32, 3, 4, 2).to(getattr(torch, dtype))
+    module = MSDeformAttn(32, 3, 4, 2).to(getattr(torch, dtype))
     module.load_state_dict(tensors(file, "input/attention/", dtype))
     query, points, source = (given[name].requires_grad_() for name in ("query", f"points{numbers}", "source"))
     output = module(query, points, source, given["shapes"], given["padding"])
@@ -329,7 +328,7 @@ def test_attention_module(numbers, dtype, suffix):
 
 
 def compared_parts(variant: str, parts: dict) -> dict[str, torch.Tensor]:
-    """Everything that a figure may hold, by its name there; padded places are 0 (section 9.1)."""
+    """Everything that a figure may hold, by its name there; padded positions are 0 (NOTES 9.3)."""
     padding = torch.cat([mask.flatten(1) for mask in parts["masks"]], 1)[..., None]
     outputs = parts["outputs"]
     found = {name: parts[name] for name in ("hs", "init_reference", "inter_references", "valid_ratios")}
@@ -429,7 +428,7 @@ def test_training_and_a_picture_alone():
 
 def test_resized_sizes():
     for width, height, short, limit, *size in golden("data")["data/resize_sizes"].tolist():
-        assert data.new_size(width, height, short, limit or None) == tuple(size)
+        assert data.resized_size(width, height, short, limit or None) == tuple(size)
 
 
 def official_folder(folder):
@@ -456,7 +455,7 @@ if DATA:
 
     def test_reading_in_validation(tmp_path):
         reading = data.Reading(official_folder(tmp_path), "val")
-        assert [one["id"] for one in reading.pictures] == golden("data")["data/ids"].tolist()
+        assert [entry["id"] for entry in reading.images] == golden("data")["data/ids"].tolist()
         items = [reading.item(index) for index in range(len(reading))]
         for index, item in enumerate(items):
             compare_item(f"data/val/{index}/", item)

@@ -104,7 +104,7 @@ def read_like(tensors: dict):
 
 
 def test_counts_of_parameters():
-    """Section 4.1's table: parameters, and the trainable ones."""
+    """NOTES 3.2: parameters, and the trainable ones."""
     model = build_model(parse_options(VARIANTS["two_stage"][1].split()))
     parameters = model.parameters()
     assert sum(parameter.size for parameter in parameters) == 41_181_529
