@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from shared.deploying.benchmark import show, verdict
+from shared.deploying.measure import Timing, compare_speed
 
 SCRIPT = """
 import sys, time
@@ -52,14 +53,11 @@ def test_sides_are_compared_in_processes_of_their_own(tmp_path):
 
 def test_a_side_that_fails_is_told(tmp_path):
     finished = run(tmp_path, "--section", "other")
-    assert finished.returncode != 0 and "no such side" in finished.stderr
+    assert finished.returncode != 0 and "--serve broken 2: ended with 1" in finished.stderr
 
 
 def test_tables_and_verdicts(capsys):
-    rows = [
-        {"name": "a", "median": 0.2, "low": 0.2, "high": 0.2, "rounds": 3, "speed": 1.0},
-        {"name": "b", "median": 0.1, "low": 0.1, "high": 0.1, "rounds": 3, "speed": 2.0},
-    ]
+    rows = compare_speed({"a": Timing((0.2,) * 3), "b": Timing((0.1,) * 3)}, "a")
     assert show("Title", rows, "a note") == {"Title": rows}
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["", "Title"] and said[-1] == "a note"
