@@ -100,7 +100,7 @@ def _paddle_inference(side: str, options: argparse.Namespace) -> Callable:
 
 
 def _batch(batch: int, options: argparse.Namespace) -> dict:
-    """A random batch with all that networks and losses read (fact sheet 3.3), numpy float32."""
+    """A random batch with all that networks and losses read (NOTES 2.4 to 2.7), numpy float32."""
     rng, inputs = np.random.default_rng(0), {}
     for f in (0, *sources(options)):
         for scale in range(4):

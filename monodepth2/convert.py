@@ -3,10 +3,10 @@
     python convert.py mono+stereo_640x192 mono+stereo_640x192.pdparams
     python convert.py mono+stereo_640x192.pdparams FOLDER
 
-A folder of the reference holds encoder.pth, depth.pth, pose_encoder.pth, pose.pth and predictive_mask.pth, or some of
-them, and in encoder.pth also the height and width of the input and whether stereo was used. All of that is converted,
-nothing is left over on either side. The tensors themselves say which networks they are; only with a predictive mask,
-whose outputs are the source frames, `--frame_ids` needs to be told where they were not 0 -1 1.
+An official folder holds encoder.pth, depth.pth, pose_encoder.pth, pose.pth and predictive_mask.pth, or some of them;
+encoder.pth also holds the height and width of the input and whether stereo was used (NOTES 3.11). Everything is
+converted; nothing may be left over on either side. The networks are recognised by their tensors; only a predictive
+mask, whose outputs are the source frames, needs `--frame_ids` where they were not 0 -1 1.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from shared.weights import WeightFile, read_torch, read_weights, write_pdparams,
 from models import build_model, first_convolution
 from options import SUBMODELS, add_network_options, parse_options, remembered_options
 
-#: what encoder.pth holds beside its tensors
+#: entries of encoder.pth that are not tensors
 STORED = ("height", "width", "use_stereo")
 
 
@@ -33,7 +33,7 @@ STORED = ("height", "width", "use_stereo")
 
 
 def read_official(path: str | Path) -> WeightFile:
-    """All the networks of an official folder as one file of tensors named `<network>.<official name>`.
+    """All networks of an official folder as one file of tensors named `<sub-network>.<official name>`.
 
     `path` may also be a .pdparams or a checkpoint folder, or the encoder.pth of an official folder. Raises InputError.
     """
@@ -43,7 +43,7 @@ def read_official(path: str | Path) -> WeightFile:
     if not path.is_dir() or (path / "model.pdparams").is_file():
         return read_weights(path)
     if not (path / "encoder.pth").is_file():
-        raise InputError(f"{path}: no encoder.pth in it, so no weights of the reference; give the folder of .pth files")
+        raise InputError(f"{path}: holds no encoder.pth of the reference; give the folder of .pth files")
     whole = WeightFile(path, "torch")
     for name in SUBMODELS:
         if (path / f"{name}.pth").is_file():
@@ -59,10 +59,10 @@ def read_official(path: str | Path) -> WeightFile:
 
 
 def stored_options(path: str | Path) -> dict:
-    """What weights say of their network, as options of parse_options: layers, input size, pose networks, ...
+    """The network options {name: value} of weights: layers, input size, pose networks, ...
 
-    `path`: an official folder, .pdparams or a checkpoint folder. A checkpoint's own options are complete; of the other
-    two, what their tensors show. Raises InputError where they cannot be read or have no encoder.
+    `path`: an official folder, .pdparams or a checkpoint folder. A checkpoint holds all network options; of the other
+    two, those that their tensors show. Raises InputError where they cannot be read or have no encoder.
     """
     remembered = remembered_options(str(path))
     return remembered or describe(read_official(path))
@@ -83,7 +83,7 @@ def describe(file: WeightFile) -> dict:
         if name in tensors:
             found[name] = _number(file, name)
             if found[name] < 64 or found[name] % 32:
-                raise InputError(f"{file.path}: its {name} {found[name]} is no multiple of 32 from 64 on")
+                raise InputError(f"{file.path}: its {name} {found[name]} is not a multiple of 32 from 64 on")
     if "use_stereo" in tensors:
         found["use_stereo"] = bool(_number(file, "use_stereo"))
     found |= _scales_of(tensors)
@@ -94,22 +94,22 @@ def describe(file: WeightFile) -> dict:
 
 
 def _number(file: WeightFile, name: str) -> int:
-    """What stands under `height`, `width` or `use_stereo`."""
+    """The value of `height`, `width` or `use_stereo`."""
     value = file.tensors[name]
     if value.ndim or value.dtype.kind not in "biu":
         raise InputError(
-            f"{file.path}: its {name} is no whole number ({value.dtype} {list(value.shape)}); convert again"
+            f"{file.path}: its {name} is not a whole number ({value.dtype} {list(value.shape)}); convert again"
         )
     return int(value)
 
 
 def _inputs(tensors: dict, name: str) -> int:
-    """The channels that a convolution reads; 0 for what is none, which is told when the network is filled."""
+    """The input channels of a convolution; 0 for another shape, which is reported when the network is filled."""
     return tensors[name].shape[1] if tensors[name].ndim == 4 else 0
 
 
 def _scales_of(tensors: dict) -> dict:
-    """The scales, by the width of each disparity convolution."""
+    """The scales, by the input width of each disparity convolution (NOTES 3.4)."""
     widths = {16: 0, 32: 1, 64: 2, 128: 3}
     scales = []
     while f"depth.decoder.{10 + len(scales)}.conv.weight" in tensors:
@@ -118,7 +118,7 @@ def _scales_of(tensors: dict) -> dict:
 
 
 def _poses_of(tensors: dict, num_layers: int) -> dict:
-    """The pose networks, and as many frames as they see."""
+    """The pose networks, and the number of their frames."""
     if "pose.pose_conv.weight" in tensors and "pose.net.0.weight" in tensors:
         kind, frames = "posecnn", _inputs(tensors, "pose.net.0.weight") // 3
     elif "pose_encoder.encoder.conv1.weight" in tensors:
@@ -139,9 +139,9 @@ def _poses_of(tensors: dict, num_layers: int) -> dict:
 def load_official(model, path: str | Path, parts: Sequence[str] | None = None) -> convert.Report:
     """Fill `model` from an official folder, a .pdparams or a checkpoint folder, strictly.
 
-    With `parts`, names of sub-networks, only those are filled, each of them whole; the rest of the file and the rest of
-    the model stay out of it. A file that does not say its input size, or whether stereo was used, leaves the model's.
-    Raises InputError (ConversionError) when names, shapes or dtypes do not match; the model is then as it was.
+    With `parts`, names of sub-networks, only those are filled, each completely; other tensors of the file are ignored.
+    Where the file lacks the input size or `use_stereo`, the model's are kept. Raises InputError (ConversionError) when
+    names, shapes or dtypes do not match; the model is then unchanged.
     """
     file = read_official(path)
     network, tensors = convert.plan(model), dict(file.tensors)
@@ -150,7 +150,9 @@ def load_official(model, path: str | Path, parts: Sequence[str] | None = None) -
         tensors = {name: array for name, array in tensors.items() if name.split(".")[0] in parts}
         lacking = [part for part in parts if not any(name.startswith(f"{part}.") for name in tensors)]
         if lacking:
-            raise InputError(f"{path}: has no {', '.join(lacking)}; leave it out of --models_to_load, or give others")
+            raise InputError(
+                f"{path}: has no {', '.join(lacking)}; remove it from --models_to_load, or give other weights"
+            )
     if file.kind == "torch":
         theirs, _ = network.to_torch(own)
         keep = {name: array for name, array in theirs.items() if _kept(name, parts)}
@@ -167,15 +169,15 @@ def load_official(model, path: str | Path, parts: Sequence[str] | None = None) -
 
 
 def _kept(name: str, parts: Sequence[str] | None) -> bool:
-    """Whether the model's own tensor stands where the file has none."""
+    """Whether the model's own tensor is kept where the file has none."""
     return name in STORED or (parts is not None and name.split(".")[0] not in parts)
 
 
 def load_resnet(encoder, path: str | Path) -> None:
     """Fill a ResnetEncoder from ImageNet weights: torchvision's .pth, or Paddle's own .pdparams of the same ResNet.
 
-    The first convolution of an encoder of several pictures is theirs repeated and divided (fact sheet 4.1). Raises
-    InputError (ConversionError) when the file is of another network.
+    The first convolution of an encoder of several images is repeated and divided (NOTES 3.2). Raises InputError
+    (ConversionError) when the file is of another network.
     """
     file = read_weights(path)
     network = convert.plan(encoder.encoder)
@@ -200,7 +202,7 @@ def to_paddle(source: Path, target: Path, model) -> convert.Report:
     """Write the official folder `source` as the `.pdparams` file `target`."""
     file = read_official(source)
     if file.kind != "torch":
-        raise InputError(f"{source}: is Paddle's already; there is nothing to convert")
+        raise InputError(f"{source}: is already Paddle's; there is nothing to convert")
     network = convert.plan(model)
     stored = {name: np.array(getattr(model, name).numpy()) for name in STORED if name not in file.tensors}
     tensors, torch_only, report = network.to_paddle(stored | file.tensors)
@@ -211,12 +213,12 @@ def to_paddle(source: Path, target: Path, model) -> convert.Report:
 
 
 def to_torch(source: Path, target: Path, model) -> convert.Report:
-    """Write `.pdparams` or a checkpoint folder as an official folder: all of it, or nothing."""
+    """Write `.pdparams` or a checkpoint folder as an official folder: completely, or not at all."""
     file = read_official(source)
     if file.kind == "torch":
-        raise InputError(f"{source}: is an official folder already; name a .pdparams file to convert it to")
+        raise InputError(f"{source}: is already an official folder; name a .pdparams file to convert it to")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: is there already; name a new folder")
+        raise InputError(f"{target}: exists already; name a new folder")
     tensors, report = convert.plan(model).to_torch(file.tensors, file.torch_only)
     report.notes += file.notes
     report.raise_if_bad(source)

@@ -1,4 +1,4 @@
-"""Pictures in, disparities out (fact sheet 7.5).
+"""Pictures in, disparities out (NOTES 7.9).
 
     python demo.py --image_path FILE_OR_FOLDER --weights W --output_dir O
     python demo.py --image_path STREETS --ext png --weights W --output_dir O --pred_metric_depth
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from shared import InputError, run
 from shared.weights import atomic_write, one_line
 
-from datasets.pictures import load_image
+from datasets.images import load_image
 from datasets.velodyne import read_calibration, read_points
 from inference import Predictor, build_predictor, load_network, parse_for_weights
 from metrics import STEREO_SCALE
@@ -135,7 +135,7 @@ def project_scan(points: np.ndarray, projection: np.ndarray, size: tuple[int, in
     points = points[points[:, 0] >= 0, :3].astype(np.float64)
     seen = points @ projection[:, :3].T + projection[:, 3]
     seen = seen[seen[:, 2] > 0]
-    places = np.round(seen[:, :2] / seen[:, 2:]) - 1  # as the ground truth's pixels are counted (fact sheet 3.5)
+    places = np.round(seen[:, :2] / seen[:, 2:]) - 1  # pixels as in the ground truth (NOTES 2.9)
     inside = ((places >= 0) & (places < size)).all(1)
     places, depth = places[inside].astype(np.int64), seen[inside, 2]
     order = np.argsort(-depth, kind="stable")

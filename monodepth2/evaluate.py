@@ -27,7 +27,7 @@ from shared.weights import atomic_write, atomic_write_text
 from datasets import EpochBatchSampler, build_dataset, build_loader, ground_truth, read_gt_depths
 from datasets.splits import ODOMETRY
 from inference import NO_WEIGHTS, build_predictor, load_network, output_folder, parse_for_weights, predict_disparities
-from metrics import ERRORS, MAX_DEPTH, STEREO_SCALE, PictureResult, Scaling, evaluate_picture, mean_errors
+from metrics import ERRORS, MAX_DEPTH, STEREO_SCALE, ImageResult, Scaling, evaluate_image, mean_errors
 from models import Monodepth2
 from options import build_parser
 
@@ -36,7 +36,7 @@ BENCHMARK_SIZE = (1216, 352)  # width and height of the server's pictures
 
 
 def choose_scaling(options: argparse.Namespace, model: Monodepth2 | None) -> tuple[str, Scaling]:
-    """("median" | "stereo" | "none", how predictions get their unit) (fact sheet 7.1.8).
+    """("median" | "stereo" | "none", how predictions get their unit) (NOTES 7.2).
 
     InputError for both of --eval_mono and --eval_stereo, or neither where no network's weights can decide.
     """
@@ -104,7 +104,7 @@ def predicted_disparities(
 
 
 def write_benchmark(disparities: np.ndarray, folder: Path) -> None:
-    """KITTI's 16-bit pictures of depth, 256 a metre, in `folder` (fact sheet 7.1.5).
+    """KITTI's 16-bit pictures of depth, 256 a metre, in `folder` (NOTES 7.6).
 
     Scaled by the stereo factor whatever the training, as in the reference.
     """
@@ -140,8 +140,8 @@ def check_count(pictures: int, gt: Sequence, options: argparse.Namespace) -> Non
 # ------------------------------------------------------------------------------------------------------------- report
 
 
-def report(results: Sequence[PictureResult], split: str, scaling: str) -> dict:
-    """Print the reference's lines (fact sheet 7.1.9) and return what metrics.json holds."""
+def report(results: Sequence[ImageResult], split: str, scaling: str) -> dict:
+    """Print the reference's lines (NOTES 7.5) and return what metrics.json holds."""
     means = mean_errors(results)
     metrics = {name: None if math.isnan(value) else value for name, value in means.items()}
     metrics |= {"images": len(results), "split": split, "scaling": scaling}
@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     check_count(len(disparities), gt, options)
     split = options.eval_split
-    results = [evaluate_picture(*pair, split, scaling) for pair in zip(gt, disparities, strict=True)]
+    results = [evaluate_image(*pair, split, scaling) for pair in zip(gt, disparities, strict=True)]
     metrics = report(results, split, kind)
     if options.output:
         atomic_write_text(options.output, json.dumps(metrics, indent=1) + "\n")

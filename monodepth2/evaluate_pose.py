@@ -1,4 +1,4 @@
-"""Trajectory error of given weights on KITTI odometry, over pieces of five frames (fact sheet 7.4).
+"""Trajectory error of given weights on KITTI odometry, over snippets of five frames (NOTES 7.8).
 
     python evaluate_pose.py --weights W --data_path KITTI_ODOMETRY --eval_split odom_9 --output metrics.json
 

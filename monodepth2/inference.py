@@ -32,9 +32,9 @@ def parse_for_weights(
 ) -> argparse.Namespace:
     """`parse_options`, the network as --weights, where given, remember it.
 
-    What the command line says wins, but for height and width: a depth network's are its weights' own (fact sheet 7.1),
+    What the command line says wins, but for height and width: a depth network's are its weights' own (NOTES 7.1),
     and a line says so where others were asked for. `own_size` False lets the command line's win, as pose evaluation
-    does (7.4). InputError for weights that are not there or not understood.
+    does (NOTES 7.8). InputError for weights that are not there or not understood.
     """
     first = parse_options(argv, parser)
     if not first.weights:
@@ -87,7 +87,7 @@ def build_predictor(model: Monodepth2, options: argparse.Namespace, engine: str)
 def predict_disparities(
     predict: Predictor, batches: Iterable[np.ndarray], options: argparse.Namespace, total: int | None = None
 ) -> np.ndarray:
-    """Scaled disparities [N, H, W] of all pictures in `batches` of [n, 3, H, W], in order (fact sheet 7.1.2).
+    """Scaled disparities [N, H, W] of all pictures in `batches` of [n, 3, H, W], in order (NOTES 7.1).
 
     Of the pictures' dtype, or with options.post_process float64. `total` is the number of batches, for the bar.
     """
@@ -108,7 +108,7 @@ def predict_disparities(
 
 
 def predict_motions(model: Monodepth2, batches: Iterable[np.ndarray], total: int | None = None) -> np.ndarray:
-    """Camera motions [N, 4, 4] from each pair's first picture to its second; batches [n, 6, H, W] (fact sheet 7.4)."""
+    """Camera motions [N, 4, 4] from each pair's first picture to its second; batches [n, 6, H, W] (NOTES 7.8)."""
     motions = []
     for pairs in tqdm(batches, desc="predict", unit="batch", total=total, leave=False, disable=None):
         with paddle.no_grad():

@@ -1,6 +1,6 @@
-"""Depth errors, the evaluation's masks and scaling, the training monitor, flip post-processing, trajectory errors.
+"""Depth errors, masks and scaling of the evaluation, training monitor, flip post-processing, trajectory errors.
 
-All in numpy. Fact sheet sections 5.5 and 7.1 to 7.4.
+All in numpy (NOTES 5.8, 7).
 """
 
 from dataclasses import dataclass
@@ -9,20 +9,19 @@ import cv2
 import numpy as np
 
 ERRORS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "a1", "a2", "a3")
-#: how training logs call the seven, in their order
+#: their names in training logs, in the same order
 MONITOR = ("de/abs_rel", "de/sq_rel", "de/rms", "de/log_rms", "da/a1", "da/a2", "da/a3")
 MIN_DEPTH, MAX_DEPTH = 1e-3, 80.0  # metres; predictions are clamped to them
-STEREO_SCALE = 5.4  # KITTI's baseline of 0.54 m against 0.1 in the network's units
-SNIPPET = 4  # motions in a piece of trajectory that is compared; its points are one more
-#: splits whose ground truth is a raw laser scan: only 1 mm to 80 m counts, inside the Garg crop
+STEREO_SCALE = 5.4  # KITTI's baseline of 0.54 m is 0.1 in network units
+SNIPPET = 4  # motions in a snippet of a trajectory, that is five points
+#: splits whose ground truth is a raw laser scan: 1 mm to 80 m, inside the Garg crop
 SCAN_SPLITS = ("eigen", "mini")
 
 
 def compute_depth_errors(gt: np.ndarray, pred: np.ndarray) -> dict[str, float]:
-    """The seven errors of depths `pred` against `gt`, both [n], positive, of one unit; all NaN when n is 0.
+    """The seven errors {name of ERRORS: value} of depths `pred` against `gt` (NOTES 7.4); all NaN when n is 0.
 
-    abs_rel, sq_rel, rmse, rmse_log (natural logarithm), and the shares a1, a2, a3 within factors 1.25, 1.25^2, 1.25^3
-    (fact sheet 7.2). Computed in the arrays' own dtype.
+    Both [n], positive, in one unit. Computed in the arrays' own dtype.
     """
     if not gt.size:
         return dict.fromkeys(ERRORS, float("nan"))
@@ -38,20 +37,20 @@ def compute_depth_errors(gt: np.ndarray, pred: np.ndarray) -> dict[str, float]:
     return dict(zip(ERRORS, map(float, errors), strict=True))
 
 
-# ------------------------------------------------------------------------------------------- evaluation of one picture
+# ------------------------------------------------------------------------------------------- evaluation of one image
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How predicted depth gets its unit: multiplied by `factor`, then, with `median`, by median(gt) / median(pred)."""
+    """How predicted depth is scaled: by `factor`, then, with `median`, by median(gt) / median(pred)."""
 
     factor: float = 1.0
     median: bool = True
 
 
 @dataclass(frozen=True)
-class PictureResult:
-    """One picture's seven errors, the number of pixels that counted, their depths' sums, and the median ratio."""
+class ImageResult:
+    """One image's seven errors, number of masked pixels, sums of their depths, and median ratio (None if unscaled)."""
 
     errors: dict[str, float]
     pixels: int
@@ -61,9 +60,9 @@ class PictureResult:
 
 
 def evaluation_mask(gt: np.ndarray, split: str) -> np.ndarray:
-    """bool [h, w]: the pixels of a depth map that count (fact sheet 7.1.6).
+    """bool [h, w]: the pixels of a depth map that are evaluated (NOTES 7.3).
 
-    Of the SCAN_SPLITS, depths between 1e-3 and 80 m inside the Garg crop; of any other, depths above 0.
+    For SCAN_SPLITS depths between 1e-3 and 80 m inside the Garg crop; for other splits depths above 0.
     """
     if split not in SCAN_SPLITS:
         return gt > 0
@@ -76,13 +75,9 @@ def evaluation_mask(gt: np.ndarray, split: str) -> np.ndarray:
     return mask & (gt > MIN_DEPTH) & (gt < MAX_DEPTH)
 
 
-def evaluate_picture(gt: np.ndarray, disparity: np.ndarray, split: str, scaling: Scaling) -> PictureResult:
-    """Errors of one picture's scaled disparity [h', w'] against its ground truth [h, w] in metres (fact sheet 7.1).
-
-    The disparity is resized to the ground truth by OpenCV, as the reference does: other bilinear resizing differs by up
-    to 5e-5.
-    """
-    with np.errstate(divide="ignore"):  # a disparity of 0 is a depth of infinity, which the clamp takes to 80 m
+def evaluate_image(gt: np.ndarray, disparity: np.ndarray, split: str, scaling: Scaling) -> ImageResult:
+    """Errors of one image's scaled disparity [h', w'] against its ground truth [h, w] in metres (NOTES 7.3)."""
+    with np.errstate(divide="ignore"):  # a disparity of 0 is an infinite depth, which is clamped to 80 m
         depth = 1 / cv2.resize(disparity, gt.shape[::-1])
     mask = evaluation_mask(gt, split)
     gt, pred = gt[mask], depth[mask] * scaling.factor
@@ -92,11 +87,11 @@ def evaluate_picture(gt: np.ndarray, disparity: np.ndarray, split: str, scaling:
         pred = pred * ratio
     pred = np.clip(pred, MIN_DEPTH, MAX_DEPTH)
     sums = (float(values.sum(dtype=np.float64)) for values in (gt, pred))
-    return PictureResult(compute_depth_errors(gt, pred), int(mask.sum()), *sums, ratio)
+    return ImageResult(compute_depth_errors(gt, pred), int(mask.sum()), *sums, ratio)
 
 
-def mean_errors(results: list[PictureResult]) -> dict[str, float]:
-    """The mean over pictures of each of the seven errors; NaN as soon as one picture had no pixel that counted."""
+def mean_errors(results: list[ImageResult]) -> dict[str, float]:
+    """The mean over images of each of the seven errors; NaN if an image had no masked pixel."""
     return {name: float(np.mean([result.errors[name] for result in results])) for name in ERRORS}
 
 
@@ -104,7 +99,7 @@ def mean_errors(results: list[PictureResult]) -> dict[str, float]:
 
 
 def lower_median(values: np.ndarray) -> np.floating:
-    """The median of [n], n > 0; of an even number of values the lower of the middle two, as torch's median."""
+    """The median of [n], n > 0; of an even number of values the lower middle one, as torch's median (NOTES 8.5)."""
     middle = (values.size - 1) // 2
     return np.partition(values, middle)[middle]
 
@@ -112,8 +107,7 @@ def lower_median(values: np.ndarray) -> np.floating:
 def resize_bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """[..., h, w] -> [..., *size], bilinear, corners not aligned, in the values' own dtype.
 
-    The arithmetic is torch's: 1e-7 from it in float32, where OpenCV's and Paddle's differ by 3e-6 (their float64 by
-    2e-16 and 4e-6), which the seven errors would show.
+    In torch's arithmetic (NOTES 8.8): the difference to OpenCV's and Paddle's would show in the seven errors.
     """
     row, next_row, down = _neighbours(values.shape[-2], size[0], values.dtype)
     column, next_column, right = _neighbours(values.shape[-1], size[1], values.dtype)
@@ -122,19 +116,19 @@ def resize_bilinear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _neighbours(size: int, new_size: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Along one side, for each new place [new_size]: the places before and behind it, and the share of the latter."""
+    """Along one axis, for each new position [new_size]: the indices before and after it, the weight of the latter."""
     scale = dtype.type(size) / dtype.type(new_size)
-    # rounded once, as a fused multiply-add does
-    place = (np.float64(scale) * (np.arange(new_size) + 0.5) - 0.5).astype(dtype).clip(min=0)
-    before = place.astype(np.int64)
-    return before, (before + 1).clip(max=size - 1), place - before.astype(dtype)
+    # rounded once, as by a fused multiply-add
+    position = (np.float64(scale) * (np.arange(new_size) + 0.5) - 0.5).astype(dtype).clip(min=0)
+    before = position.astype(np.int64)
+    return before, (before + 1).clip(max=size - 1), position - before.astype(dtype)
 
 
 def monitor_errors(depth: np.ndarray, depth_gt: np.ndarray) -> dict[str, float]:
-    """The errors that training logs {MONITOR name: value} (fact sheet 5.5), over all pixels of the batch together.
+    """The errors that training logs {name of MONITOR: value}, over all pixels of the batch together (NOTES 5.8).
 
-    depth [N, 1, H, W] at scale 0 as predicted, depth_gt [N, 1, 375, 1242] in metres, 0 where unknown. Always scaled by
-    the median. All NaN when no pixel inside the crop has a depth.
+    depth [N, 1, H, W] as predicted at scale 0, depth_gt [N, 1, 375, 1242] in metres, 0 where unknown. All NaN when no
+    pixel inside the crop has a depth.
     """
     pred, gt = resize_bilinear(depth, depth_gt.shape[2:]).clip(MIN_DEPTH, MAX_DEPTH), depth_gt
     crop = np.zeros(gt.shape, bool)
@@ -150,10 +144,10 @@ def monitor_errors(depth: np.ndarray, depth_gt: np.ndarray) -> dict[str, float]:
 
 
 def batch_post_process_disparity(plain: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Both disparities [N, h, w] together, float64 (fact sheet 7.3, Monodepth 1's post-processing).
+    """The blend of two disparities [N, h, w], float64 (NOTES 7.7).
 
-    `mirrored` is the mirrored picture's disparity, mirrored back. Near the left border, which the mirrored one sees
-    better, its values are taken; near the right border the plain one's; their mean in between.
+    `mirrored` is the disparity of the mirrored image, mirrored back. Its values are taken near the left border, the
+    plain ones near the right border, their mean in between.
     """
     left = 1 - np.clip(20 * (np.linspace(0, 1, plain.shape[2]) - 0.05), 0, 1)
     right = left[::-1]
@@ -164,9 +158,9 @@ def batch_post_process_disparity(plain: np.ndarray, mirrored: np.ndarray) -> np.
 
 
 def local_poses(global_poses: np.ndarray) -> np.ndarray:
-    """Motions float64 [n - 1, 4, 4] from frame to frame of KITTI's poses [n, 12], rows of 3x4 (fact sheet 7.4).
+    """Motions float64 [n - 1, 4, 4] from frame to frame of KITTI's poses [n, 12], rows of 3x4 (NOTES 7.8).
 
-    As the network's: they take points of the frame before to the frame after.
+    As the network's, they map points of a frame to the next frame.
     """
     poses = np.tile(np.eye(4), (len(global_poses), 1, 1))
     poses[:, :3] = np.asarray(global_poses, np.float64).reshape(-1, 3, 4)
@@ -174,7 +168,7 @@ def local_poses(global_poses: np.ndarray) -> np.ndarray:
 
 
 def dump_xyz(motions: np.ndarray) -> np.ndarray:
-    """Points float64 [m + 1, 3] of the trajectory that m motions [m, 4, 4] make, from the origin on."""
+    """Points float64 [m + 1, 3] of the trajectory of m motions [m, 4, 4], starting at the origin."""
     pose = np.eye(4)
     points = [pose[:3, 3]]
     for motion in motions:
@@ -184,9 +178,9 @@ def dump_xyz(motions: np.ndarray) -> np.ndarray:
 
 
 def compute_ate(gt_xyz: np.ndarray, pred_xyz: np.ndarray) -> float:
-    """Distance of two pieces of trajectory [n, 3] of one start, the predicted one scaled to fit best.
+    """Distance of two snippets [n, 3], starts made equal, the predicted one scaled to fit best.
 
-    The reference's definition, kept for comparison: the root of the *sum* of squared differences, over n.
+    The reference's definition, kept for comparison: the root of the *sum* of squared differences, divided by n.
     """
     pred_xyz = pred_xyz + (gt_xyz[0] - pred_xyz[0])
     scale = np.sum(gt_xyz * pred_xyz) / np.sum(pred_xyz**2)
@@ -194,9 +188,9 @@ def compute_ate(gt_xyz: np.ndarray, pred_xyz: np.ndarray) -> float:
 
 
 def trajectory_errors(gt_poses: np.ndarray, pred_poses: np.ndarray) -> np.ndarray:
-    """`compute_ate` of each snippet of five frames, float64 [n - 1]; the last ones are shorter (fact sheet 7.4).
+    """`compute_ate` of each snippet of five frames, float64 [n - 1]; the last ones are shorter (NOTES 7.8).
 
-    gt_poses [n, 12] as KITTI gives them, pred_poses [n - 1, 4, 4] the motions between following frames.
+    gt_poses [n, 12] in KITTI's form, pred_poses [n - 1, 4, 4] the motions between successive frames.
     """
     motions = local_poses(gt_poses)
     return np.array(

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule (fact sheet 6.1 and 6.2)."""
+"""Optimiser and learning-rate schedule (NOTES 6.1, 6.2)."""
 
 import argparse
 
@@ -11,10 +11,10 @@ DROP = 0.1
 
 
 class StepDecay(schedules.LRScheduler):
-    """learning_rate * 0.1^(epochs // step_size); call `step()` after every epoch.
+    """learning_rate * 0.1^(epoch // step_size); call `step()` after every epoch.
 
-    The paper trained its 20 epochs as 15 + 5. `ahead` counts one epoch more: 14 + 6, which is what the same reference
-    code does under torch 1.1 and later, and what the earlier Paddle port's published figures were made with.
+    The paper's 20 epochs are 15 + 5. `ahead` counts one epoch more, 14 + 6, as the reference does under torch 1.1 and
+    later.
     """
 
     def __init__(self, learning_rate: float, step_size: int, ahead: bool = False):
@@ -26,13 +26,13 @@ class StepDecay(schedules.LRScheduler):
 
 
 def build_scheduler(options: argparse.Namespace) -> StepDecay:
-    """The schedule of the options; one `step()` an epoch."""
+    """The schedule of the options, stepped once per epoch."""
     return StepDecay(options.learning_rate, options.scheduler_step_size, options.scheduler_step_at == "start")
 
 
 def build_optimizer(model: Monodepth2, options: argparse.Namespace, learning_rate) -> paddle.optimizer.Adam:
-    """Adam over all parameters, as the reference has it; `learning_rate` is a float or a scheduler.
+    """Adam over all parameters, as in the reference; `learning_rate` is a float or a scheduler.
 
-    The ResNets' unused classifiers are among them: without a gradient they stay as they are.
+    The ResNets' unused classifiers are among them; without a gradient they do not change.
     """
     return paddle.optimizer.Adam(learning_rate, beta1=0.9, beta2=0.999, epsilon=1e-8, parameters=model.parameters())

@@ -1,8 +1,8 @@
 """Every option of this folder: the reference's names and defaults, grouped.
 
-Reference: nianticlabs/monodepth2 (fact sheet section 2), with the options that the earlier Paddle port added (section
-1.4). Each option may be written with dashes or with underscores. `parse_options([])` gives the reference's defaults;
-only the places of files differ, which start at this folder.
+Reference: nianticlabs/monodepth2 (NOTES 1.1), with the options that the earlier Paddle port added (NOTES 1.4). Each
+option may be written with dashes or with underscores. `parse_options([])` gives the reference's defaults, except for
+default paths, which start at this folder.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def _side(text: str) -> int:
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """The options that shape the network (fact sheet sections 2 and 4)."""
+    """The options that shape the network (NOTES 1, 3)."""
     group = Group(parser, "network")
     group.add("--num_layers", type=int, choices=LAYERS, default=18, help="depth of the ResNets")
     group.add("--height", type=_side, default=192, metavar="H", help="input height, a multiple of 32 from 64 on")
@@ -119,7 +119,7 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
-    """The options that shape the losses (fact sheet section 5)."""
+    """The options that shape the losses (NOTES 5)."""
     group = Group(parser, "losses")
     group.add("--disparity_smoothness", type=not_negative, default=1e-3, metavar="W", help="weight of the smoothness")
     group.add("--v1_multiscale", action="store_true", help="losses at each scale's own resolution")

@@ -1,10 +1,10 @@
-"""What auto-masking leaves out of a training item (paper section 3.2 and figure 5): a picture to look at.
+"""Draw what auto-masking excludes from a training item (paper section 3.2 and figure 5).
 
     python show_automask.py --weights W --data_path KITTI --split eigen_zhou --line 0 --output_dir O
 
-Writes O/automask_SPLIT_LINE.png: the picture, its disparity, the frame before as seen from it, and the mask of scale 0,
-white where a warped source explains the pixel better than the source as it is. Black is what does not move against
-the camera, such as a car ahead that keeps its distance. The lines are those of the split's validation list, from 0 on.
+Writes O/automask_SPLIT_LINE.png: the image, its disparity, the first source warped into it, and the mask of the first
+scale, white where a warped source has a smaller error than the unwarped ones. Black is what does not move relative to
+the camera, such as a car ahead at constant distance. Lines are those of the split's validation list, counted from 0.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,12 @@ from demo import colour_map
 from inference import load_network, parse_for_weights
 from losses import build_criterion
 from options import FOLDER, build_parser, sources
-
-
-def _grey_or_colour(picture: np.ndarray) -> np.ndarray:
-    """float [3, h, w] or [1, h, w] in [0, 1] -> uint8 [h, w, 3]."""
-    picture = np.repeat(picture, 3, axis=0) if picture.shape[0] == 1 else picture
-    return (picture.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
+from pictures import to_pixels
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser(__doc__, ("run", "output", "network", "reading"))
-    parser.add_argument("--line", type=count, default=0, metavar="N", help="line of the validation list, from 0 on")
+    parser.add_argument("--line", type=count, default=0, metavar="N", help="line of the validation list, from 0")
     options = parse_for_weights(argv, parser)
     if not options.data_path:
         raise InputError("--data_path is missing: give KITTI's folder (python draw_mini.py draws a small one)")
@@ -51,16 +46,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         details = build_criterion(options).details(outputs, batch)
     scale, first = options.scales[0], sources(options)[0]
     rows = [
-        _grey_or_colour(batch["color", 0, 0][0].numpy()),
+        to_pixels(batch["color", 0, 0][0].numpy()),
         np.asarray(colour_map(outputs["disp", scale].numpy(), (options.width, options.height))),
-        _grey_or_colour(details["color", first, scale][0].numpy()),
-        _grey_or_colour(details[f"identity_selection/{scale}"][0].numpy().astype(np.float32)),
+        to_pixels(details["color", first, scale][0].numpy()),
+        to_pixels(details[f"identity_selection/{scale}"][0].numpy().astype(np.float32)),
     ]
-    sheet = Image.fromarray(np.concatenate(rows))
+    picture = Image.fromarray(np.concatenate(rows))
     factor = max(1, 512 // options.width)
-    sheet = sheet.resize((sheet.width * factor, sheet.height * factor), Image.NEAREST)
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.NEAREST)
     target = Path(options.output_dir or FOLDER / "output" / "demo") / f"automask_{options.split}_{options.line}.png"
-    atomic_write(target, lambda file: sheet.save(file, "PNG"))
+    atomic_write(target, lambda file: picture.save(file, "PNG"))
     print(f"wrote {target}")
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from visualdl import LogWriter
 
 from shared import InputError
-from shared.running.norms import use_synchronised_batch_norm
+from shared.norms import use_synchronised_batch_norm
 from shared.weights import as_numpy, atomic_write_text, load_checkpoint, save_checkpoint
 
 from convert import load_official, load_resnet
@@ -30,7 +30,7 @@ from metrics import MONITOR, monitor_errors
 from models import build_model
 from optimizers import build_optimizer, build_scheduler
 from options import FOLDER, sources
-from pictures import log_pictures
+from pictures import log_images
 
 #: what may differ between a training and its continuation
 _FREE_ON_RESUME = {
@@ -267,10 +267,10 @@ class Trainer:
             scalars = terms | {"lr": self.optimizer.get_lr()} | self._monitor(batch, outputs)
             for name, value in scalars.items():
                 self.writer.add_scalar(f"train/{name}", value, self.step)
-            log_pictures(self.writer, "train", options, batch, outputs, self.step)
+            log_images(self.writer, "train", options, batch, outputs, self.step)
 
     def _monitor(self, batch: dict, outputs: dict) -> dict:
-        """Depth errors of a batch that has ground truth (fact sheet 5.5)."""
+        """Depth errors of a batch that has ground truth (NOTES 5.8)."""
         if "depth_gt" not in batch or 0 not in self.options.scales:
             return {}
         return monitor_errors(outputs["depth", 0, 0].numpy(), batch["depth_gt"].numpy())
@@ -293,7 +293,7 @@ class Trainer:
         if self.writer:
             for name, value in figures.items():
                 self.writer.add_scalar(f"val/{name}", value, self.step)
-            log_pictures(self.writer, "val", self.options, batch, outputs | details, self.step)
+            log_images(self.writer, "val", self.options, batch, outputs | details, self.step)
         self.history.append({"step": self.step, "epoch": self.epoch} | {f"val_{k}": v for k, v in figures.items()})
         return figures
 

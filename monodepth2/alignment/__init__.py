@@ -24,15 +24,15 @@ EQUAL = Tolerance(absolute=0)
 
 def _forward(dtype: str):
     limit = {"float32": Tolerance(1e-5), "float64": Tolerance(1e-7)}[dtype]
-    # the sheet's own limit (9.3): disparities and motions are the end of some sixty layers, and differ in float32 by
-    # 7e-6 with ResNet-18 and 3e-5 with ResNet-50, whose features are compared with it
+    # the bound of the golden figures (NOTES 9.5): disparities and motions are the end of some sixty layers, and differ
+    # in float32 by 7e-6 with ResNet-18 and 3e-5 with ResNet-50
     deep = {"float32": Tolerance(1e-4), "float64": Tolerance(1e-7)}[dtype]
     return {"resnet(34|50)/": deep, ".*/(disp|axisangle|translation|feature)": deep, "": limit}
 
 
 def _loss(dtype: str):
-    # the sheet's own limit in float32 (9.3), 2e-6 measured there: behind the sampling a coordinate's rounding is
-    # multiplied by the picture's contrast
+    # in float32 the bound of the golden figures (NOTES 9.5), 2e-6 measured: the sampling multiplies a coordinate's
+    # rounding by the image's contrast
     value = {"float32": Tolerance(1e-5, 1e-7), "float64": Tolerance(1e-8, 1e-12)}[dtype]
     seen = {"float32": Tolerance(1e-5, 1e-6), "float64": Tolerance(1e-8, 1e-12)}[dtype]
     return {
@@ -40,9 +40,9 @@ def _loss(dtype: str):
         # without motion a source and its view are equal within rounding, 1e-7, beside which the noise of 1e-5 is small:
         # 0.15 % measured
         "no_motion/share_selected": {"float32": Tolerance(absolute=1e-2), "float64": EQUAL}[dtype],
-        # which of two nearly equal errors is the smaller: up to 0.1 % of the pixels in float32 (sheet 9.3)
+        # which of two nearly equal errors is the smaller: up to 0.1 % of the pixels in float32 (NOTES 9.5)
         ".*/share_selected": {"float32": Tolerance(absolute=1e-3), "float64": EQUAL}[dtype],
-        # where that choice differs, the gradient goes another way: up to 1.4e-2 measured, and the sheet's limit is 2e-2
+        # where that choice differs, the gradient goes to another source: up to 1.4e-2 measured (NOTES 9.5)
         ".*/gradient": {"float32": Tolerance(2e-2), "float64": Tolerance(1e-7, 1e-12)}[dtype],
         ".*/(sample|color|depth)": seen,
         "": value,
@@ -51,7 +51,7 @@ def _loss(dtype: str):
 
 def _backward(dtype: str):
     # where two errors are equal within rounding, the gradient goes to the one or the other: 1.4e-3 measured, in the
-    # golden figures 3e-3 (sheet 9.3, whose limit is 2e-2)
+    # golden figures 3e-3 (NOTES 9.5, whose bound is 2e-2)
     gradient = {"float32": Tolerance(5e-3, 1e-6), "float64": Tolerance(1e-6, 1e-9)}[dtype]
     loss = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
     return {".*/lr": Tolerance(1e-12), ".*/gradient/": gradient, "": loss}

@@ -19,7 +19,7 @@ from metrics import (
     Scaling,
     batch_post_process_disparity,
     compute_depth_errors,
-    evaluate_picture,
+    evaluate_image,
     monitor_errors,
 )
 from models import build_model, disp_to_depth, transformation_from_parameters
@@ -116,7 +116,7 @@ def metric(context: Context) -> dict:
     gt, disparity = feeds.picture_case(context.dtype)
     for factor, median in feeds.SCALINGS:
         for split in ("eigen", "eigen_benchmark"):
-            found = evaluate_picture(gt, disparity, split, Scaling(factor, median))
+            found = evaluate_image(gt, disparity, split, Scaling(factor, median))
             record[f"picture/{split}/{factor:g}_{median}"] = np.array([*found.errors.values(), found.ratio or 1.0])
     record["monitor"] = np.array(list(monitor_errors(*feeds.monitor_case(context.dtype)).values()))
     record["flip"] = batch_post_process_disparity(*feeds.flip_case())
@@ -144,7 +144,7 @@ def loss(context: Context) -> dict:
             record[f"{name}/depth/{scale}"] = found["depth", 0, scale].numpy()
             if f"identity_selection/{scale}" in found:
                 selection = found[f"identity_selection/{scale}"].numpy().astype(np.float64)
-                if context.dtype == "float64":  # in float32 single pixels rightly differ, up to 0.1 % (sheet 9.3)
+                if context.dtype == "float64":  # in float32 up to 0.1 % of the pixels differ (NOTES 9.5)
                     shape = (feeds.BATCH, *selection.shape[-2:])
                     record[f"{name}/identity_selection/{scale}"] = selection.reshape(shape)
                 record[f"{name}/share_selected/{scale}"] = selection.mean()
@@ -205,7 +205,7 @@ def train(context: Context) -> dict:
         scaled, _ = disp_to_depth(disp, options.min_depth, options.max_depth)
         scaling = Scaling(STEREO_SCALE, median=False)
         pairs = zip(val, scaled.numpy()[:, 0], strict=True)
-        found = [evaluate_picture(item["depth_gt"][0], one, "eigen", scaling).errors["abs_rel"] for item, one in pairs]
+        found = [evaluate_image(item["depth_gt"][0], one, "eigen", scaling).errors["abs_rel"] for item, one in pairs]
         return float(np.mean(found))
 
     losses, steps, curve = [], [0], [error()]

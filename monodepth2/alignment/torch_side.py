@@ -245,7 +245,7 @@ def loss(context: Context) -> dict:
             record[f"{name}/depth/{scale}"] = found["depth", 0, scale].detach().numpy()
             if f"identity_selection/{scale}" in found:
                 selection = found[f"identity_selection/{scale}"].double().numpy()
-                if context.dtype == "float64":  # in float32 single pixels rightly differ, up to 0.1 % (sheet 9.3)
+                if context.dtype == "float64":  # in float32 up to 0.1 % of the pixels differ (NOTES 9.5)
                     shape = (feeds.BATCH, *selection.shape[-2:])
                     record[f"{name}/identity_selection/{scale}"] = selection.reshape(shape)
                 record[f"{name}/share_selected/{scale}"] = selection.mean()

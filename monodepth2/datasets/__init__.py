@@ -1,12 +1,12 @@
-"""Reading, augmenting and batching of KITTI's frames with their neighbours, and the ground truth of its test splits."""
+"""KITTI: items of frames with their neighbours, augmentation, and the ground truth of the test splits."""
 
 import argparse
 from collections.abc import Container
 
 from .ground_truth import SPLITS, ground_truth, read_gt_depths, write_gt_depths
+from .images import load_image
 from .kitti import KITTIDataset, KITTIDepthDataset, KITTIOdomDataset, KITTIRAWDataset, item_keys
 from .loader import Loader, build_loader
-from .pictures import load_image
 from .sampling import EpochBatchSampler
 from .splits import ODOMETRY, Line, read_split
 from options import sources
@@ -35,9 +35,9 @@ DATASETS = {"kitti": KITTIRAWDataset, "kitti_odom": KITTIOdomDataset, "kitti_dep
 
 
 def training_keys(options: argparse.Namespace) -> set:
-    """The part of an item that a training step with these options reads.
+    """The keys of an item that a training step with these options reads.
 
-    Losses look at every scale of the sources only with --v1_multiscale; the networks see scale 0 only.
+    Losses read the sources at all scales only with --v1_multiscale; the networks read scale 0 only.
     """
     frames = [0, *sources(options)]
 
@@ -55,11 +55,10 @@ def training_keys(options: argparse.Namespace) -> set:
 
 
 def build_dataset(options: argparse.Namespace, part: str, keys: Container | None = None) -> KITTIDataset:
-    """The items of a split's list: "train", with augmentation; "val", the same without; or "test", frame 0 alone.
+    """The data set of a split's list: part "train", with augmentation; "val", without; or "test", frame 0 alone.
 
-    Reads from `options`: data_path, split_dir, split, dataset, png, height, width, frame_ids, use_stereo, resize,
-    jitter, seed; for "test" eval_split in place of split. odom_9 and odom_10 are read from KITTI odometry, frames 0
-    and 1. `keys`: the part of an item that is wanted (`training_keys`, say); without it, everything.
+    "test" reads --eval_split instead of --split; of odom_9 and odom_10 it reads frames 0 and 1 of KITTI odometry.
+    `keys`: the keys of an item to make (`training_keys`, say), all by default.
     InputError for a missing data folder, and as `read_split` raises it.
     """
     kind, frames = DATASETS[options.dataset], [0, *sources(options)]

@@ -1,4 +1,4 @@
-"""Ground truth of the test splits: made from the data set, written as the reference writes it, read back safely."""
+"""Ground truth of the test splits: computed from the data set, written in the reference's format, read safely."""
 
 import zipfile
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ SPLITS = ("eigen", "eigen_benchmark", "mini")
 
 
 def ground_truth(data_path: str | Path, split: str, split_dir: str | Path) -> list[np.ndarray]:
-    """The depth maps of a test split's pictures in metres, float32 [h, w] of each picture's own size, 0 where unknown.
+    """The depth maps of a test split in metres, float32 [h, w] of each image's own size, 0 where unknown (NOTES 2.11).
 
-    eigen and mini: the laser scans seen by camera 2, depth being the scanner's x (fact sheet 3.5); eigen_benchmark:
-    the depth benchmark's pictures. Shows a progress bar. InputError for missing or broken files.
+    eigen and mini: the laser scans seen by camera 2, depth being the scanner's x; eigen_benchmark: the depth
+    benchmark's images. Shows a progress bar. InputError for missing or broken files.
     """
     lines = read_split(split_dir, split, "test")
     dataset = KITTIDepthDataset(data_path, lines, 192, 640, [0])
@@ -35,14 +35,14 @@ def ground_truth(data_path: str | Path, split: str, split_dir: str | Path) -> li
 
 
 def write_gt_depths(path: str | Path, maps: Sequence[np.ndarray]) -> None:
-    """Write maps of any sizes as the reference's gt_depths.npz, whole or not at all: one array of objects, `data`."""
+    """Write maps of any sizes as the reference's gt_depths.npz, one object array `data`; whole or not at all."""
     data = np.empty(len(maps), object)
     data[:] = maps
     atomic_write(path, lambda file: np.savez_compressed(file, data=data))
 
 
 def read_gt_depths(path: str | Path) -> list[np.ndarray]:
-    """The maps in a gt_depths.npz, float [h, w] each; the pickle in it is read without running what it asks for.
+    """The maps in a gt_depths.npz, float [h, w] each; its pickle is read without executing anything.
 
     InputError for a missing, damaged or hostile file.
     """
@@ -70,15 +70,15 @@ def read_gt_depths(path: str | Path) -> list[np.ndarray]:
 
 
 def _unbox(boxed: object, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """The arrays in a pickled array of objects."""
+    """The arrays in a pickled object array."""
     is_list = isinstance(boxed, PickledArray) and isinstance(boxed.dtype, PickledDtype) and type(boxed.raw) is list
     if not is_list or shape != (len(boxed.raw),):
-        raise Refused("`data` is not a row of depth maps; make it again with export_gt_depth.py")
+        raise Refused("`data` is not a list of depth maps; make it again with export_gt_depth.py")
     maps = []
     boxed.raw.reverse()
-    while boxed.raw:  # each pickled map is let go once it is copied: there may be 1.3 GB of them
+    while boxed.raw:  # each pickled map is freed once it is copied: there may be 1.3 GB of them
         depth = boxed.raw.pop()
         if not isinstance(depth, PickledArray):
-            raise Refused(f"map {len(maps)} is no array; make it again with export_gt_depth.py")
+            raise Refused(f"map {len(maps)} is not an array; make it again with export_gt_depth.py")
         maps.append(depth.value())
     return maps

@@ -1,4 +1,4 @@
-"""KITTI on disk, one item at a time (fact sheet 3.2 and 3.3)."""
+"""KITTI's data sets: where files lie, and one item at a time (NOTES 2.2 to 2.8)."""
 
 import hashlib
 import random
@@ -12,7 +12,7 @@ from PIL import Image
 from shared import InputError
 
 from . import velodyne
-from .pictures import load_depth_png, load_image
+from .images import load_depth_png, load_image
 from .splits import Line
 from .transforms import SCALES, adjust, draw_jitters, intrinsics, pyramid, to_array
 
@@ -22,7 +22,7 @@ _OPPOSITE = {"l": "r", "r": "l"}
 
 
 def check_data_path(root: str | Path | None) -> Path:
-    """`root` as a folder. InputError where there is none."""
+    """`root` as a folder. InputError if it is not one."""
     todo = "give KITTI's folder (python monodepth2/draw_mini.py draws a small one)"
     if not root:
         raise InputError(f"--data_path is missing: {todo}")
@@ -32,19 +32,19 @@ def check_data_path(root: str | Path | None) -> Path:
 
 
 def item_keys(frame_ids: Sequence) -> list:
-    """Every key of an item with these frames, "s" among them or not, and with depth."""
-    pictures = [(name, frame, scale) for name in ("color", "color_aug") for frame in frame_ids for scale in SCALES]
+    """All keys of an item with these frames ("s" may be among them), depth included."""
+    images = [(name, frame, scale) for name in ("color", "color_aug") for frame in frame_ids for scale in SCALES]
     matrices = [(name, scale) for name in ("K", "inv_K") for scale in SCALES]
-    return [*pictures, *matrices, *(["stereo_T"] if "s" in frame_ids else []), "depth_gt"]
+    return [*images, *matrices, *(["stereo_T"] if "s" in frame_ids else []), "depth_gt"]
 
 
 class KITTIDataset:
-    """Items of the frames that split lines name; the classes below say where files lie.
+    """Items of the frames in a split's lines; the subclasses say where files lie.
 
     `dataset[i]` is {("color", f, s): float32 [3, H // 2^s, W // 2^s], ("color_aug", f, s): the same, ("K", s),
     ("inv_K", s): float32 [4, 4], "stereo_T": float32 [4, 4], "depth_gt": float32 [1, 375, 1242]}: stereo_T if "s" is
-    among the frames, depth_gt if the first line's scan exists. Without colour jitter color_aug is color, the same
-    arrays. What is drawn for an item depends on (seed, epoch, index) only, never on the process that does it.
+    among the frames, depth_gt if the first line's scan exists. Without colour jitter color_aug is the same array as
+    color. An item's random draws depend on (seed, epoch, index) only, not on the process that makes it.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class KITTIDataset:
     ):
         """`frame_ids`: offsets, 0 first, and "s" for the other camera. `is_train`: flip and colour jitter.
 
-        `keys`: the part of an item that is wanted; the rest is not made, and what is drawn stays the same.
+        `keys`: the keys of an item to make, all by default; the random draws are the same.
         InputError for a missing folder.
         """
         self.root, self.lines = check_data_path(data_path), list(lines)
@@ -81,7 +81,7 @@ class KITTIDataset:
         return len(self.lines)
 
     def image_path(self, line: Line, frame: int | str) -> Path:
-        """Where the picture of `frame`, an offset or "s", beside this line lies."""
+        """The file of `frame` (an offset or "s") of this line."""
         raise NotImplementedError
 
     def has_depth(self, line: Line) -> bool:
@@ -93,16 +93,16 @@ class KITTIDataset:
         raise NotImplementedError
 
     def camera(self, line: Line, frame: int | str = 0) -> int:
-        """2 or 3: the camera that took the picture of `frame`."""
+        """2 or 3: the camera that took `frame`."""
         side = _OPPOSITE.get(line.side) if frame == "s" else line.side
         if line.side is None:
             raise line.error("has no side; write `<folder> <frame index> <side>` with side l or r")
         if side is None:
-            raise line.error(f"side {line.side} has no opposite one; write l or r")
+            raise line.error(f"side {line.side} has no opposite side; write l or r")
         return CAMERAS[side]
 
     def load(self, line: Line, frame: int | str) -> Image.Image:
-        """The picture of `frame` beside this line, RGB. InputError if it is missing or broken."""
+        """The image of `frame` of this line, RGB. InputError if it is missing or broken."""
         path = self.image_path(line, frame)
         if path.is_file():
             return load_image(path)
@@ -111,18 +111,18 @@ class KITTIDataset:
         if other.is_file():
             todo = f"{other.name} is there: run {'with' if other.suffix == '.png' else 'without'} --png"
         elif frame not in (0, "s"):
-            todo += "; only a split whose neighbours exist, such as eigen_zhou, goes with other frames than 0"
+            todo += "; frames other than 0 need a split whose neighbours exist, such as eigen_zhou"
         name = "the other camera's frame" if frame == "s" else f"frame {frame}"
         raise line.error(f"{name} of index {line.index} is missing: {path}; {todo}")
 
     def set_epoch(self, epoch: int) -> None:
-        """The draws from here on are those of `epoch`."""
+        """Draw from here on as in `epoch`."""
         self.epoch = epoch
 
     def draws(self, index: int) -> random.Random:
-        """The randomness of item `index` in this epoch."""
-        # The rule, which the torch twin repeats: the seed is the first 8 bytes (the first is the highest) of the
-        # SHA-256 of "SEED/EPOCH/INDEX", three decimal numbers.
+        """The random generator of item `index` in this epoch."""
+        # The torch twin repeats this rule: the seed is the first 8 bytes, big-endian, of the SHA-256 of
+        # "SEED/EPOCH/INDEX" in decimal numbers.
         digest = hashlib.sha256(f"{self.seed}/{self.epoch}/{index}".encode()).digest()
         return random.Random(int.from_bytes(digest[:8], "big"))
 
@@ -130,13 +130,13 @@ class KITTIDataset:
         return self.item(index, self.draws(index))
 
     def item(self, index: int, rng: random.Random | None) -> dict[object, np.ndarray]:
-        """Item `index`, by the draws of `rng`; not for training, nothing is drawn. InputError for unusable files."""
+        """Item `index`, augmented by `rng` in training, otherwise not. InputError for unusable files."""
         line, item = self.lines[index], {}
         coloured = self.is_train and rng.random() > 0.5
         flipped = self.is_train and rng.random() > 0.5
         jitters = draw_jitters(rng, self.frame_ids, self.jitter) if coloured else {}
         for frame in self.frame_ids:
-            self._add_pictures(item, line, frame, flipped, jitters)
+            self._add_images(item, line, frame, flipped, jitters)
         for key in self.keys:
             if key[0] in ("K", "inv_K"):
                 item[key] = self._intrinsics[key[1]][key[0] == "inv_K"].copy()
@@ -147,7 +147,7 @@ class KITTIDataset:
             item["depth_gt"] = self.depth(line, flipped)[None]
         return item
 
-    def _add_pictures(self, item: dict, line: Line, frame: int | str, flipped: bool, jitters: dict) -> None:
+    def _add_images(self, item: dict, line: Line, frame: int | str, flipped: bool, jitters: dict) -> None:
         wanted = [key for key in self.keys if key[0] in ("color", "color_aug") and key[1] == frame]
         if not wanted:
             return
@@ -172,14 +172,14 @@ class KITTIRAWDataset(KITTIDataset):
         return self.root / line.folder / f"image_0{self.camera(line, frame)}/data/{index:010d}{self.suffix}"
 
     def scan_path(self, line: Line) -> Path:
-        """Where the laser scan of this line lies."""
+        """The file of this line's laser scan."""
         return self.root / line.folder / f"velodyne_points/data/{line.index:010d}.bin"
 
     def has_depth(self, line: Line) -> bool:
         return self.scan_path(line).is_file()
 
     def depth_map(self, line: Line, camera: int, vel_depth: bool = False) -> np.ndarray:
-        """`velodyne.depth_map` of this line's scan, float64 of the camera's own size."""
+        """`velodyne.depth_map` of this line's scan, float64 of the image's own size."""
         path = self.scan_path(line)
         if not path.is_file():
             raise line.error(f"its laser scan is missing: {path}; unpack the drive's velodyne_points")
@@ -195,14 +195,14 @@ class KITTIDepthDataset(KITTIRAWDataset):
     """KITTI raw with the accumulated depth of the depth benchmark, `proj_depth/groundtruth/`."""
 
     def projected_depth(self, line: Line) -> np.ndarray:
-        """Depth in metres, float32 of the picture's own size."""
+        """Depth in metres, float32 of the image's own size."""
         path = self.root / line.folder / f"proj_depth/groundtruth/image_0{self.camera(line)}/{line.index:010d}.png"
         if not path.is_file():
-            raise line.error(f"its depth picture is missing: {path}; unpack KITTI's annotated depth maps there")
+            raise line.error(f"its depth image is missing: {path}; unpack KITTI's annotated depth maps there")
         return load_depth_png(path)
 
     def depth(self, line: Line, flipped: bool) -> np.ndarray:
-        # the rule of Pillow's nearest filter for 16-bit pictures, with which the reference resizes
+        # equals Pillow's nearest filter for 16-bit images, which the reference uses
         depth = velodyne.resize_nearest(self.projected_depth(line), FULL_RESOLUTION)
         return np.fliplr(depth) if flipped else depth
 
@@ -212,7 +212,7 @@ class KITTIOdomDataset(KITTIDataset):
 
     def image_path(self, line: Line, frame: int | str) -> Path:
         if not line.folder.isdecimal():
-            raise line.error(f"{line.folder!r} is no sequence number; give a split of odometry, or --dataset kitti")
+            raise line.error(f"{line.folder!r} is not a sequence number; give a split of odometry, or --dataset kitti")
         index = line.index + (0 if frame == "s" else frame)
         folder = self.root / f"sequences/{int(line.folder):02d}"
         return folder / f"image_{self.camera(line, frame)}/{index:06d}{self.suffix}"

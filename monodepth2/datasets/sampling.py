@@ -1,4 +1,4 @@
-"""Which samples form which batch (fact sheet 6.1): a pure function of seed, epoch, rank and step."""
+"""Which samples form which batch (NOTES 6.1): a pure function of seed, epoch, rank and step."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Split files: which frames of which drives a data set holds (fact sheet 3.1)."""
+"""Split files: the frames of a data set (NOTES 2.1)."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from shared import InputError
 
 SIDES = ("l", "r", "2", "3")
-#: evaluation splits of trajectories: folder and list
+#: splits of pose evaluation: folder and list
 ODOMETRY = {
     "odom_9": ("odom", "test_files_09.txt"),
     "odom_10": ("odom", "test_files_10.txt"),
@@ -25,20 +25,20 @@ class Line(NamedTuple):
     number: int
 
     def error(self, text: str) -> InputError:
-        """An error about what this line names."""
+        """An InputError that names this line."""
         return InputError(f"{self.file}, line {self.number}: {text}")
 
 
 def split_file(split_dir: str | Path, split: str, part: str) -> Path:
-    """Where the list of "train", "val" or "test" of a split lies; those of ODOMETRY have their own."""
+    """The file of a split's "train", "val" or "test" list; the splits of ODOMETRY have one file each."""
     return Path(split_dir).joinpath(*ODOMETRY.get(split, (split, f"{part}_files.txt")))
 
 
 def read_split(split_dir: str | Path, split: str, part: str) -> list[Line]:
-    """The lines of a split's list; blank ones are passed over.
+    """The lines of a split's list; blank lines are skipped.
 
     A line of two words (the benchmark's test list) has no side. InputError for a missing folder or file, an empty file,
-    and a line that is none.
+    and a malformed line.
     """
     path = split_file(split_dir, split, part)
     if not path.parent.is_dir():
@@ -61,7 +61,7 @@ def _parse(words: list[str], path: Path, number: int) -> Line:
     if len(words) not in (2, 3):
         raise line.error(f"has {len(words)} words; write `<folder> <frame index> <side>`")
     if not re.fullmatch("[0-9]{1,10}", words[1]):
-        raise line.error(f"{words[1]!r:.60} is no frame index; write a whole number from 0 on")
+        raise line.error(f"{words[1]!r:.60} is not a frame index; write a whole number from 0 on")
     if line.side not in (None, *SIDES):
-        raise line.error(f"{line.side!r:.60} is no side; write l or r")
+        raise line.error(f"{line.side!r:.60} is not a side; write l or r")
     return line._replace(index=int(words[1]))

@@ -1,4 +1,4 @@
-"""Depth maps from laser scans (fact sheet 3.5)."""
+"""Depth maps from laser scans (NOTES 2.9, 2.10, 2.12)."""
 
 import math
 import re
@@ -14,7 +14,7 @@ _NUMBERS = re.compile(r"[0-9.eE+\- ]+")
 
 
 class Calibration(NamedTuple):
-    """Size of the rectified pictures of camera 2, and per camera the projection of scanner points, float64 [3, 4]."""
+    """Size of the rectified images of camera 2, and per camera the projection of scanner points, float64 [3, 4]."""
 
     width: int
     height: int
@@ -22,7 +22,7 @@ class Calibration(NamedTuple):
 
 
 def _read_values(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The numbers that stand under these keys in a file of `key: values` lines, float64 of these shapes."""
+    """The numbers under these keys in a file of `key: values` lines, float64 of these shapes."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -33,7 +33,7 @@ def _read_values(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np
     for number, line in enumerate(text.splitlines(), 1):
         key, colon, values = line.partition(":")
         if line.strip() and not colon:
-            raise InputError(f"{path}: line {number} is no `key: values` line; unpack the calibration again")
+            raise InputError(f"{path}: line {number} is not `key: values`; unpack the calibration again")
         found[key.strip()] = values.strip()
     return {key: _numbers(path, key, found.get(key), shape) for key, shape in shapes.items()}
 
@@ -62,7 +62,7 @@ def read_calibration(folder: str | Path) -> Calibration:
     scanner = _read_values(folder / VELO_TO_CAM, {"R": (3, 3), "T": (3,)})
     width, height = cameras["S_rect_02"].astype(int).tolist()
     if not (0 < width < 1 << 15 and 0 < height < 1 << 15):
-        raise InputError(f"{folder / CAM_TO_CAM}: S_rect_02 is no size of a picture; unpack the calibration again")
+        raise InputError(f"{folder / CAM_TO_CAM}: S_rect_02 is not the size of an image; unpack the calibration again")
     to_camera, rectify = np.eye(4), np.eye(4)
     to_camera[:3, :3], to_camera[:3, 3] = scanner["R"], scanner["T"]
     rectify[:3, :3] = cameras["R_rect_00"]
@@ -81,13 +81,13 @@ def read_points(path: str | Path) -> np.ndarray:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); unpack the drive again") from error
     if not values or len(values) % 16:
-        what = "is empty" if not values else f"holds {len(values)} bytes, no multiple of 16, so it is truncated"
+        what = "is empty" if not values else f"holds {len(values)} bytes, not a multiple of 16, so it is truncated"
         raise InputError(f"{path}: {what}; unpack the drive's velodyne_points again")
     return np.frombuffer(values, "<f4").reshape(-1, 4)
 
 
 def depth_map(points: np.ndarray, calibration: Calibration, camera: int, vel_depth: bool = False) -> np.ndarray:
-    """Depths in metres in the picture of camera 2 or 3, float64 [height, width], 0 where no point falls.
+    """Depths in metres in the image of camera 2 or 3, float64 [height, width], 0 where no point falls.
 
     points: float32 [n, 4] as `read_points` gives them. Depth is the projected z or, with vel_depth, the scanner's x.
     """
@@ -97,14 +97,14 @@ def depth_map(points: np.ndarray, calibration: Calibration, camera: int, vel_dep
         u, v, z = calibration.projections[camera] @ homogeneous.T
         u, v = np.round(u / z) - 1, np.round(v / z) - 1  # the reference's - 1, from MATLAB's pixels
     width, height = calibration.width, calibration.height
-    kept = (u >= 0) & (v >= 0) & (u < width) & (v < height)  # NaN is not
+    kept = (u >= 0) & (v >= 0) & (u < width) & (v < height)  # False for NaN
     u, v = u[kept].astype(np.int64), v[kept].astype(np.int64)
     depths = points[kept, 0].astype(np.float64) if vel_depth else z[kept]
 
     depth = np.zeros((height, width))
     depth[v, u] = depths  # the last point of a pixel stays
-    # Points of one key: the first one's pixel gets the smallest depth. The key is the reference's: with width - 1 in
-    # it, the last pixel of a row has that of the first pixel of the next row, and loses or gains by it.
+    # Of points with equal keys, the first one's pixel gets the smallest depth. The key is the reference's: because of
+    # width - 1, the last pixel of a row and the first of the next row share one (NOTES 2.10).
     keys = v * (width - 1) + u - 1
     order = np.argsort(keys, kind="stable")
     _, starts, counts = np.unique(keys[order], return_index=True, return_counts=True)

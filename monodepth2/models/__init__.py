@@ -1,12 +1,12 @@
 """The Paddle networks and the geometry between them."""
 
 from .geometry import (
-    backproject,
+    backproject_depth,
     disp_to_depth,
-    project,
-    rotation_from_axisangle,
+    get_translation_matrix,
+    project_3d,
+    rot_from_axisangle,
     transformation_from_parameters,
-    translation_matrix,
     warp,
 )
 from .monodepth2 import Monodepth2, build_model
@@ -14,13 +14,13 @@ from .resnet_encoder import first_convolution
 
 __all__ = [
     "Monodepth2",
-    "backproject",
+    "backproject_depth",
     "build_model",
     "disp_to_depth",
     "first_convolution",
-    "project",
-    "rotation_from_axisangle",
+    "get_translation_matrix",
+    "project_3d",
+    "rot_from_axisangle",
     "transformation_from_parameters",
-    "translation_matrix",
     "warp",
 ]

@@ -1,4 +1,4 @@
-"""The disparity decoder (fact sheet 4.2)."""
+"""The disparity decoder (NOTES 3.4)."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ CHANNELS = (16, 32, 64, 128, 256)  # of levels 0 to 4
 
 
 class DepthDecoder(nn.Layer):
-    """forward(the encoder's five features) -> {("disp", s): [N, outputs, H / 2^s, W / 2^s] in (0, 1)} of `scales`.
+    """forward(the encoder's five features) -> {("disp", s): [N, num_outputs, H / 2^s, W / 2^s] in (0, 1)} of `scales`.
 
-    The learned layers stand in the official order in `decoder`: ten ConvBlocks from level 4 down to level 0, then a
-    Conv3x3 for each scale in the order in which `scales` names them.
+    `decoder` holds the layers in the official order: ten ConvBlocks from level 4 down to level 0, then one Conv3x3 for
+    each scale, in the order of `scales`.
     """
 
     def __init__(self, num_ch_enc: Sequence[int], scales: Sequence[int] = range(4), num_outputs: int = 1):

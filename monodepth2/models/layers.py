@@ -1,4 +1,4 @@
-"""Layers whose torch meaning differs from Paddle's own (fact sheet 8.1)."""
+"""Layers whose initialisation or padding is torch's, not Paddle's default (NOTES 3.3, 3.4)."""
 
 import math
 
@@ -7,14 +7,14 @@ from paddle.nn import functional as F
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv2D:
-    """A convolution with bias that starts as torch's default does: uniform in +-1 / sqrt(fan_in), the bias too."""
+    """A convolution with bias, initialised as torch does: weight and bias uniform in +-1 / sqrt(fan_in)."""
     bound = 1 / math.sqrt(inputs * kernel * kernel)
     weight, bias = (nn.initializer.Uniform(-bound, bound) for _ in range(2))
     return nn.Conv2D(inputs, outputs, kernel, stride, padding, weight_attr=weight, bias_attr=bias)
 
 
 class Conv3x3(nn.Layer):
-    """3x3 convolution on an input that is mirrored at its border by one pixel, or padded with zeros."""
+    """3x3 convolution; the border is mirrored by one pixel, or padded with zeros."""
 
     def __init__(self, inputs: int, outputs: int, use_reflection: bool = True):
         super().__init__()

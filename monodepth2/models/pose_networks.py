@@ -1,4 +1,4 @@
-"""The networks of camera motion (fact sheet 4.3 and 4.4). Their answers are scaled by 0.01: motions start small."""
+"""The pose networks (NOTES 3.5, 3.6). Their outputs are scaled by 0.01, so motions start small."""
 
 from collections.abc import Sequence
 
@@ -12,22 +12,22 @@ WIDTH = 256
 SCALE = 0.01
 
 
-def _motions(x, count: int) -> tuple:
-    """[N, 6 * count, h, w] -> axis-angles and translations, each [N, count, 1, 3]."""
+def _split_motions(x, count: int) -> tuple:
+    """[N, 6 * count, h, w] -> (axisangle, translation), each [N, count, 1, 3]."""
     x = SCALE * F.adaptive_avg_pool2d(x, 1).reshape([-1, count, 1, 6])
     return x[..., :3], x[..., 3:]
 
 
 class PoseDecoder(nn.Layer):
-    """forward(list of encoder feature lists) -> (axisangle, translation), each [N, outputs, 1, 3].
+    """forward(list of encoder feature lists) -> (axisangle, translation), each [N, num_outputs, 1, 3].
 
-    `num_inputs` feature lists, of which the last feature counts, `num_outputs` motions; by default one fewer.
+    Takes `num_inputs` feature lists, of which it uses the last feature; `num_outputs` is num_inputs - 1 by default.
     """
 
     def __init__(self, num_ch_enc: Sequence[int], num_inputs: int, num_outputs: int | None = None):
         super().__init__()
         self.num_outputs = num_outputs or num_inputs - 1
-        # in the official order: squeeze, two 3x3 convolutions, the answer
+        # in the official order: squeeze, two 3x3 convolutions, output
         self.net = nn.LayerList(
             [
                 conv(num_ch_enc[-1], WIDTH, 1),
@@ -38,15 +38,15 @@ class PoseDecoder(nn.Layer):
         )
 
     def forward(self, inputs: Sequence) -> tuple:
-        squeeze, first, second, answer = self.net
+        squeeze, first, second, output = self.net
         x = paddle.concat([F.relu(squeeze(features[-1])) for features in inputs], axis=1)
-        return _motions(answer(F.relu(second(F.relu(first(x))))), self.num_outputs)
+        return _split_motions(output(F.relu(second(F.relu(first(x))))), self.num_outputs)
 
 
 class PoseCNN(nn.Layer):
     """forward(frames [N, 3 * num_frames, H, W] in [0, 1]) -> (axisangle, translation), each [N, num_frames - 1, 1, 3].
 
-    Seven convolutions that each halve the resolution. Unlike the ResNets it takes the pictures as they are.
+    Seven convolutions of stride 2. Unlike the ResNets it does not normalise the images.
     """
 
     def __init__(self, num_frames: int):
@@ -63,4 +63,4 @@ class PoseCNN(nn.Layer):
         x = frames
         for layer in self.net:
             x = F.relu(layer(x))
-        return _motions(self.pose_conv(x), self.num_outputs)
+        return _split_motions(self.pose_conv(x), self.num_outputs)

@@ -1,4 +1,4 @@
-"""ResNet encoders of one picture or of several side by side (fact sheet 4.1). Tensor names are torchvision's."""
+"""ResNet encoders of one image or of several joined by channels (NOTES 3.1, 3.2). Tensor names are torchvision's."""
 
 import math
 
@@ -6,12 +6,12 @@ import paddle
 from paddle import nn
 from paddle.nn import functional as F
 
-from shared.running.norms import BatchNorm2D
+from shared.norms import BatchNorm2D
 
-#: blocks of the four stages; below 50 layers they are of two 3x3 convolutions, from there on bottlenecks
+#: blocks of the four stages: BasicBlock below 50 layers, Bottleneck from there on
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 IMAGENET_CLASSES = 1000
-# the reference normalises pictures by one pair for all channels
+# one pair for all channels
 MEAN, STD = 0.45, 0.225
 
 
@@ -21,7 +21,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2D:
 
 
 class BasicBlock(nn.Layer):
-    """Two 3x3 convolutions and the shortcut."""
+    """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -38,7 +38,7 @@ class BasicBlock(nn.Layer):
 
 
 class Bottleneck(nn.Layer):
-    """1x1, 3x3 (with the stride) and 1x1 convolutions, and the shortcut."""
+    """1x1, 3x3 (with the stride) and 1x1 convolutions, and a shortcut."""
 
     expansion = 4
 
@@ -57,7 +57,7 @@ class Bottleneck(nn.Layer):
 
 
 class ResNet(nn.Layer):
-    """torchvision's ResNet on `num_images` pictures, joined by channels; its classifier is there and never used."""
+    """torchvision's ResNet on `num_images` images joined by channels -> five features; its classifier is not used."""
 
     def __init__(self, num_layers: int, num_images: int = 1):
         super().__init__()
@@ -101,10 +101,10 @@ class ResnetEncoder(nn.Layer):
         return self.encoder((images - MEAN) / STD)
 
     def idle_layers(self) -> list[nn.Layer]:
-        """The layers of the official checkpoint that nothing is computed with."""
+        """The layers of the official checkpoint that are never used: the classifier."""
         return [self.encoder.fc]
 
 
 def first_convolution(weight, num_images: int):
-    """ImageNet's conv1 weight [64, 3, 7, 7] for `num_images` pictures: repeated along the inputs, divided by them."""
+    """ImageNet's conv1 weight [64, 3, 7, 7] -> [64, 3 * num_images, 7, 7]: repeated and divided by num_images."""
     return paddle.tile(weight, [1, num_images, 1, 1]) / num_images

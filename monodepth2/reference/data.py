@@ -1,8 +1,8 @@
-"""The torch twin's data side: a second way from the files to the same item, for the alignment stage "data".
+"""The torch twin's data side: an independent way from the files to the same item, for the alignment stage "data".
 
-It shares no code with `datasets/` and takes other roads where there are any: Pillow's closed formulas instead of its
+It shares no code with `datasets/` and computes differently where possible: Pillow's formulas instead of its
 enhancers, its integer HSV written out, flips on tensors, a plain loop over the laser points. Decoding and resizing
-are Pillow's on both sides. What both must share is the meaning of a draw (`draws`, `jitters`).
+are Pillow's on both sides. Both share the meaning of a draw (`draws`, `jitters`).
 """
 
 import argparse
@@ -25,7 +25,7 @@ FULL_SIZE = (1242, 375)
 
 
 def draws(seed: int, epoch: int, index: int) -> random.Random:
-    """The randomness of one item, by the rule that stands in `datasets/kitti.py`."""
+    """The random generator of one item, by the rule in `datasets/kitti.py`."""
     return random.Random(int(hashlib.sha256(b"%d/%d/%d" % (seed, epoch, index)).hexdigest()[:16], 16))
 
 
@@ -36,9 +36,9 @@ def factors(rng: random.Random) -> list[float]:
 
 def order(rng: random.Random) -> list[int]:
     """Which of brightness 0, contrast 1, saturation 2, hue 3 comes first, second, ..."""
-    places = list(range(4))
-    rng.shuffle(places)
-    return places
+    sequence = list(range(4))
+    rng.shuffle(sequence)
+    return sequence
 
 
 def jitters(rng: random.Random, frames: Sequence, how: str) -> dict[tuple, tuple[list[float], list[int]]]:
@@ -50,7 +50,7 @@ def jitters(rng: random.Random, frames: Sequence, how: str) -> dict[tuple, tuple
     return {(frame, scale): (factors(rng), common) for frame in frames for scale in range(4)}
 
 
-# ---------------------------------------------------------------- colours, all on uint8 [h, w, 3]
+# ---------------------------------------------------------------- colour, all on uint8 [h, w, 3]
 
 
 def grey(pixels: torch.Tensor) -> torch.Tensor:
@@ -59,14 +59,14 @@ def grey(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def blend(start: torch.Tensor, pixels: torch.Tensor, factor: float) -> torch.Tensor:
-    """start + factor * (pixels - start), product and sum rounded to float32 each, clipped, cut to uint8."""
+    """start + factor * (pixels - start), product and sum each rounded to float32, clipped, truncated to uint8."""
     start = start.float()
     moved = (pixels.float() - start) * torch.tensor(factor, dtype=torch.float32)
     return (start + moved).clamp(0, 255).to(torch.uint8)
 
 
 def to_hsv(pixels: torch.Tensor) -> torch.Tensor:
-    """RGB -> HSV as Pillow computes it: float32 variables, double arithmetic between them, results cut to uint8."""
+    """RGB -> HSV as Pillow computes it: float32 variables, double arithmetic between them, truncated to uint8."""
     red, green, blue = pixels.float().unbind(-1)
     high, low = pixels.float().amax(-1), pixels.float().amin(-1)
     span = (high - low).clamp(min=1)
@@ -87,12 +87,12 @@ def to_rgb(hsv: torch.Tensor) -> torch.Tensor:
     turns = (hue * 6 / 255).float().double()
     sector = turns.floor()
     rest = (hue * 6 / 255 - sector).float().double()
-    share = (saturation / 255).float().double()
+    strength = (saturation / 255).float().double()
 
     def rounded(factor: torch.Tensor) -> torch.Tensor:
         return (value * factor + 0.5).floor()  # halves away from zero; nothing is negative
 
-    low, falling, rising = rounded(1 - share), rounded(1 - share * rest), rounded(1 - share * (1 - rest))
+    low, falling, rising = rounded(1 - strength), rounded(1 - strength * rest), rounded(1 - strength * (1 - rest))
     table = [
         (value, rising, low),
         (falling, value, low),
@@ -107,7 +107,7 @@ def to_rgb(hsv: torch.Tensor) -> torch.Tensor:
 
 
 def jitter(pixels: torch.Tensor, factors: Sequence[float], order: Sequence[int]) -> torch.Tensor:
-    """uint8 [h, w, 3] -> the same with other colours (fact sheet 3.4)."""
+    """uint8 [h, w, 3] -> the same with its colours changed (NOTES 2.5)."""
     for operation in order:
         factor = factors[operation]
         if operation == 0:
@@ -138,7 +138,7 @@ def calibration(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def depth_map(folder: str | os.PathLike, scan: str | os.PathLike, camera: int, vel_depth: bool) -> np.ndarray:
-    """The rule of fact sheet 3.5, one point after another: float64 [height, width]."""
+    """The rule of NOTES 2.9 and 2.10, point by point: float64 [height, width]."""
     cameras = calibration(os.path.join(folder, "calib_cam_to_cam.txt"))
     scanner = calibration(os.path.join(folder, "calib_velo_to_cam.txt"))
     rectify, to_camera = np.eye(4), np.eye(4)
@@ -155,7 +155,7 @@ def depth_map(folder: str | os.PathLike, scan: str | os.PathLike, camera: int, v
         u, v, w = (row[0] * x + row[1] * y + row[2] * z + row[3] for row in projection)
         if w == 0 or not (math.isfinite(u / w) and math.isfinite(v / w)):
             continue
-        column, row = round(u / w) - 1, round(v / w) - 1  # Python's round is numpy's: halves to even
+        column, row = round(u / w) - 1, round(v / w) - 1  # as numpy's round: half to even
         if not (0 <= column < width and 0 <= row < height):
             continue
         value = x if vel_depth else w
@@ -171,7 +171,7 @@ def depth_map(folder: str | os.PathLike, scan: str | os.PathLike, camera: int, v
 
 
 def full_size(depth: np.ndarray) -> np.ndarray:
-    """float32 [375, 1242] by the rule of skimage's resize of order 0, in floating point as it stands in the sheet."""
+    """float32 [375, 1242] by the rule of skimage's resize of order 0, in floating point (NOTES 2.8)."""
     width, height = FULL_SIZE
     rows = np.floor((np.arange(height) + 0.5) * depth.shape[0] / height).astype(int)
     columns = np.floor((np.arange(width) + 0.5) * depth.shape[1] / width).astype(int)
@@ -179,7 +179,7 @@ def full_size(depth: np.ndarray) -> np.ndarray:
 
 
 def projected_depth(path: str | os.PathLike, flip: bool) -> np.ndarray:
-    """A 16-bit depth picture in metres, float32 [375, 1242]."""
+    """A 16-bit depth image in metres, float32 [375, 1242]."""
     depth = np.array(Image.open(path).resize(FULL_SIZE, Image.NEAREST)).astype(np.float32) / 256
     return depth[:, ::-1] if flip else depth
 
@@ -188,14 +188,14 @@ def projected_depth(path: str | os.PathLike, flip: bool) -> np.ndarray:
 
 
 def line_of(options: argparse.Namespace, part: str, index: int) -> tuple[str, int, str]:
-    """(folder, frame index, side) of an item (fact sheet 3.1)."""
+    """(folder, frame index, side) of an item (NOTES 2.1)."""
     text = Path(options.split_dir, options.split, f"{part}_files.txt").read_text()
     folder, frame, side = text.splitlines()[index].split()
     return folder, int(frame), side
 
 
 def image_path(options: argparse.Namespace, folder: str, index: int, side: str) -> str:
-    """Where a picture lies (fact sheet 3.2)."""
+    """The file of an image (NOTES 2.2)."""
     camera, end = {"l": 2, "r": 3}[side], "png" if options.png else "jpg"
     if options.dataset == "kitti_odom":
         return os.path.join(options.data_path, "sequences", f"{int(folder):02}", f"image_{camera}", f"{index:06}.{end}")
@@ -203,12 +203,12 @@ def image_path(options: argparse.Namespace, folder: str, index: int, side: str) 
 
 
 def scan_path(options: argparse.Namespace, folder: str, index: int) -> Path:
-    """Where a laser scan lies."""
+    """The file of a laser scan."""
     return Path(options.data_path, folder, "velodyne_points", "data", f"{index:010}.bin")
 
 
 def depth_of(options: argparse.Namespace, folder: str, index: int, side: str, flip: bool) -> np.ndarray:
-    """Depth of one picture in metres, float32 [375, 1242]."""
+    """Depth of one image in metres, float32 [375, 1242]."""
     camera = {"l": 2, "r": 3}[side]
     if options.dataset == "kitti_depth":
         file = f"proj_depth/groundtruth/image_0{camera}/{index:010}.png"
@@ -224,7 +224,7 @@ def to_tensor(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def camera_matrix(height: int, width: int) -> torch.Tensor:
-    """K of fact sheet 3.3, float32 [4, 4]."""
+    """K (NOTES 2.6), float32 [4, 4]."""
     return torch.diag(torch.tensor([width, height, 1.0, 1.0])) @ torch.tensor(
         [[0.58, 0, 0.5, 0], [0, 1.92, 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     )
@@ -255,8 +255,8 @@ def item(
         pixels = pixels.flip(1) if flip else pixels
         for scale in range(4):
             size = options.width // 2**scale, options.height // 2**scale
-            picture = Image.fromarray(pixels.numpy()).resize(size, FILTERS[options.resize])
-            pixels = torch.from_numpy(np.array(picture))
+            image = Image.fromarray(pixels.numpy()).resize(size, FILTERS[options.resize])
+            pixels = torch.from_numpy(np.array(image))
             result["color", frame, scale] = to_tensor(pixels)
             changed = jitter(pixels, *changes[frame, scale]) if colour else pixels
             result["color_aug", frame, scale] = to_tensor(changed)

@@ -1,4 +1,4 @@
-"""The twin's evaluation in torch: errors, training monitor, scoring, flip post-processing (fact sheet 5.5, 7).
+"""The twin's evaluation in torch: errors, training monitor, scoring, flip post-processing (NOTES 5.8, 7).
 
 It shares no code with `metrics.py`. Resizing to the ground truth's size is OpenCV's, as in the reference.
 """
@@ -16,7 +16,7 @@ _GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)  # top, bottom, left, r
 
 
 def depth_errors(truth: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """Two depths in metres of one shape -> [7]: abs_rel, sq_rel, rmse, rmse_log, a1, a2, a3 (sheet 7.2).
+    """Two depths in metres of one shape -> [7]: abs_rel, sq_rel, rmse, rmse_log, a1, a2, a3 (NOTES 7.4).
 
     All NaN where there is no value.
     """
@@ -33,18 +33,18 @@ def depth_errors(truth: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
 
 
 def monitor(depth: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Depth [B, 1, H, W], ground truth [B, 1, 375, 1242] in metres -> MONITOR's scalars, scaled by medians (5.5)."""
+    """Depth [B, 1, H, W], ground truth [B, 1, 375, 1242] in metres -> MONITOR's scalars (NOTES 5.8)."""
     predicted = resize(depth, _MONITOR_SIZE).clamp(_NEAR, _FAR)
     crop = (..., slice(153, 371), slice(44, 1197))
     predicted, truth = predicted[crop], truth[crop]
     known = truth > 0
     predicted, truth = predicted[known], truth[known]
-    predicted = predicted * (truth.median() / predicted.median())  # torch's median: the lower of the two in the middle
+    predicted = predicted * (truth.median() / predicted.median())  # torch's median: the lower middle value
     return dict(zip(MONITOR, depth_errors(truth, predicted.clamp(_NEAR, _FAR)), strict=True))
 
 
 def median(values: torch.Tensor) -> torch.Tensor:
-    """numpy's median: the mean of the two values in the middle where their number is even."""
+    """numpy's median: the mean of the two middle values of an even number."""
     ordered = values.flatten().sort().values
     middle = len(ordered) // 2
     return ordered[middle - 1 : middle + 1].mean() if len(ordered) % 2 == 0 else ordered[middle]
@@ -53,7 +53,7 @@ def median(values: torch.Tensor) -> torch.Tensor:
 def score(
     disparity: np.ndarray, truth: np.ndarray, split: str, factor: float, median_scaling: bool
 ) -> tuple[torch.Tensor, float]:
-    """(errors [7] of one picture, ratio of the medians) (sheet 7.1, points 6 and 7).
+    """(errors [7] of one image, ratio of the medians) (NOTES 7.3).
 
     disparity: 1 / depth [h, w]; truth: metres [H, W], 0 where unknown; split "eigen" has its crop and range. The ratio
     is 1 without median scaling.
@@ -73,7 +73,7 @@ def score(
 
 
 def flip_mean(plain: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
-    """Disparities [N, h, w] of picture and mirrored picture, mirrored back -> their blend, float64 (sheet 7.3)."""
+    """Disparities [N, h, w] of an image and of its mirror image, mirrored back -> their blend, float64 (NOTES 7.7)."""
     plain, mirrored = plain.double(), mirrored.double()
     x = torch.linspace(0, 1, plain.shape[-1], dtype=torch.float64)
     left = 1 - (20 * (x - 0.05)).clamp(0, 1)

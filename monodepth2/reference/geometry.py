@@ -1,4 +1,4 @@
-"""Depth, motion, projection and warping in torch, from the fact sheet (section 5.1)."""
+"""Depth, motion, projection and warping in torch (NOTES 4)."""
 
 import torch
 from torch.nn import functional as F
@@ -23,7 +23,7 @@ def _cross_matrix(v: torch.Tensor) -> torch.Tensor:
 def rotation(axisangle: torch.Tensor) -> torch.Tensor:
     """Axis times angle in radians [B, 1, 3] -> homogeneous rotation [B, 4, 4], by Rodrigues' formula.
 
-    The zero vector gives the identity and a gradient of zero.
+    A zero vector gives the identity and a zero gradient.
     """
     angle = axisangle.norm(dim=2)[..., None]
     axis = (axisangle / (angle + _EPSILON))[:, 0]
@@ -43,14 +43,14 @@ def translation_matrix(translation: torch.Tensor) -> torch.Tensor:
 def transformation_from_parameters(
     axisangle: torch.Tensor, translation: torch.Tensor, invert: bool = False
 ) -> torch.Tensor:
-    """Both [B, 1, 3] -> [B, 4, 4]: rotate, then move; or the inverse of that."""
+    """Both [B, 1, 3] -> [B, 4, 4]: rotate, then translate; or the inverse."""
     if invert:
         return rotation(axisangle).transpose(1, 2) @ translation_matrix(-translation)
     return translation_matrix(translation) @ rotation(axisangle)
 
 
 def back_project(depth: torch.Tensor, inv_k: torch.Tensor) -> torch.Tensor:
-    """Every pixel's point: depth [B, 1, h, w], inv_k [B, 4, 4] -> homogeneous [B, 4, h * w], row by row."""
+    """depth [B, 1, h, w], inv_k [B, 4, 4] -> each pixel's point, homogeneous [B, 4, h * w], row by row."""
     h, w = depth.shape[2:]
     y, x = torch.meshgrid(torch.arange(h).to(depth), torch.arange(w).to(depth), indexing="ij")
     pixels = torch.stack([x.flatten(), y.flatten(), torch.ones(h * w).to(depth)])
@@ -61,7 +61,7 @@ def back_project(depth: torch.Tensor, inv_k: torch.Tensor) -> torch.Tensor:
 def project(points: torch.Tensor, k: torch.Tensor, transform: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """points [B, 4, h * w], k and transform [B, 4, 4], size (h, w) -> sampling grid [B, h, w, 2] as (x, y).
 
-    -1 and +1 are the centres of the outermost pixels. Points behind the camera are not told apart.
+    -1 and +1 are the centres of the outermost pixels. Points behind the camera are not treated separately.
     """
     h, w = size
     seen = (k @ transform)[:, :3] @ points
@@ -72,7 +72,7 @@ def project(points: torch.Tensor, k: torch.Tensor, transform: torch.Tensor, size
 
 
 def warp(image: torch.Tensor, grid: torch.Tensor, align_corners: bool) -> torch.Tensor:
-    """image [B, C, h, w] sampled bilinearly at grid [B, h, w, 2]; outside it, the border goes on."""
+    """image [B, C, h, w] sampled bilinearly at grid [B, h, w, 2], with border padding."""
     return F.grid_sample(image, grid, padding_mode="border", align_corners=align_corners)
 
 

@@ -1,4 +1,4 @@
-"""Monodepth2's losses in torch, from the fact sheet (section 5)."""
+"""Monodepth2's losses in torch (NOTES 5)."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from .geometry import back_project, disp_to_depth, project, resize, transformation_from_parameters, warp
 from options import sources
 
-_SSIM_SHARE = 0.85
+_SSIM_WEIGHT = 0.85
 _MASK_WEIGHT = 0.2
 _NOISE_SCALE = 1e-5
 _EPSILON = 1e-7
@@ -36,7 +36,7 @@ def photometric_error(prediction: torch.Tensor, target: torch.Tensor, ssim: bool
     difference = (target - prediction).abs().mean(1, keepdim=True)
     if not ssim:
         return difference
-    return _SSIM_SHARE * ssim_error(prediction, target).mean(1, keepdim=True) + (1 - _SSIM_SHARE) * difference
+    return _SSIM_WEIGHT * ssim_error(prediction, target).mean(1, keepdim=True) + (1 - _SSIM_WEIGHT) * difference
 
 
 def normalised(disp: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def smoothness(disp: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
 
 
 class ReferenceCriterion(nn.Module):
-    """(outputs, inputs, noise) -> {"loss", "loss/S" of each scale}: scalars (sheet 5.2 to 5.4).
+    """(outputs, inputs, noise) -> {"loss", "loss/S" of each scale}: scalars (NOTES 5.1 to 5.7).
 
     outputs: the network's; inputs: ("color", f, s) [B, 3, H / 2^s, W / 2^s] in [0, 1], ("K", s) and ("inv_K", s)
     [B, 4, 4], with stereo "stereo_T" [B, 4, 4], all of one dtype. noise: one tensor of N(0, 1) for each scale, of the
@@ -82,15 +82,15 @@ class ReferenceCriterion(nn.Module):
         return found
 
     def _resolution(self, scale: int) -> int:
-        """The scale at which the pictures of `scale` are compared."""
+        """The scale whose images are compared."""
         return scale if self.options.v1_multiscale else 0
 
     def _full(self, x: torch.Tensor, inputs: Mapping) -> torch.Tensor:
-        """`x` at the size of the pictures that are compared."""
+        """`x` at the size of the images that are compared."""
         return x if self.options.v1_multiscale else resize(x, inputs["color", 0, 0].shape[2:])
 
     def _warped(self, outputs: Mapping, inputs: Mapping, scale: int) -> dict:
-        """Every source as seen from frame 0, if the disparity of `scale` holds (sheet 5.2)."""
+        """Each source warped into frame 0 by the disparity of `scale` (NOTES 5.1)."""
         at = self._resolution(scale)
         disp = self._full(outputs["disp", scale], inputs)
         _, depth = disp_to_depth(disp, self.options.min_depth, self.options.max_depth)
@@ -106,7 +106,7 @@ class ReferenceCriterion(nn.Module):
     def _motion(self, outputs: Mapping, f: int, depth: torch.Tensor) -> torch.Tensor:
         if self.options.pose_model_type != "posecnn":
             return outputs["cam_T_cam", 0, f]
-        # always motion 0, and inverted for earlier frames, also where all frames were seen at once (sheet 8.4)
+        # always motion 0, inverted for earlier frames, in "all" mode too (NOTES 5.2)
         axisangle, translation = outputs["axisangle", 0, f][:, 0], outputs["translation", 0, f][:, 0]
         inverse_depth = (1 / depth).mean((2, 3))[..., None]
         return transformation_from_parameters(axisangle, translation * inverse_depth, invert=f < 0)
@@ -117,7 +117,7 @@ class ReferenceCriterion(nn.Module):
         return torch.cat(errors, dim=1)
 
     def _loss_of_scale(self, outputs: Mapping, inputs: Mapping, warped: Mapping, scale: int, draw) -> dict:
-        """Sheet 5.4, for one scale."""
+        """The terms of one scale (NOTES 5.4 to 5.6)."""
         options, at, found = self.options, self._resolution(scale), {}
         target = inputs["color", 0, at]
         errors = self._errors(warped, target, scale)

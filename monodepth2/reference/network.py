@@ -1,7 +1,7 @@
-"""Monodepth2's networks in torch, from the paper and the fact sheet (section 4), with the official tensor names.
+"""Monodepth2's networks in torch, written from the paper and NOTES 3, with the official tensor names.
 
-They stand in for the authors' code wherever that is not at hand; the tests hold them to golden figures of the official
-code. They are a second derivation from the same sheet: a slip in the Paddle networks cannot repeat here.
+They take the place of the authors' code where that is not at hand; the tests compare them with golden figures of the
+official code. They share no code with the Paddle networks, so a fault there is not repeated here.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Motion = tuple[torch.Tensor, torch.Tensor]
 
 
 class ResnetEncoder(nn.Module):
-    """images [N, 3 * num_images, H, W] in [0, 1] -> five features at 1/2 to 1/32 (sheet 4.1)."""
+    """images [N, 3 * num_images, H, W] in [0, 1] -> five features at 1/2 to 1/32 (NOTES 3.1)."""
 
     def __init__(self, num_layers: int, num_images: int = 1):
         super().__init__()
@@ -38,9 +38,9 @@ class ResnetEncoder(nn.Module):
         self.num_ch_enc = [64, *(width * expansion for width in (64, 128, 256, 512))]
 
     def load_imagenet(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take a classifier's state dict; its first convolution is shared out evenly over the images."""
-        shared_out = torch.cat([state["conv1.weight"] / self.num_images] * self.num_images, dim=1)
-        self.encoder.load_state_dict({**state, "conv1.weight": shared_out})
+        """Load a classifier's state dict; its first convolution is repeated and divided by the number of images."""
+        repeated = torch.cat([state["conv1.weight"] / self.num_images] * self.num_images, dim=1)
+        self.encoder.load_state_dict({**state, "conv1.weight": repeated})
 
     def forward(self, images) -> Features:
         net = self.encoder
@@ -53,7 +53,7 @@ class ResnetEncoder(nn.Module):
 
 
 class Conv3x3(nn.Module):
-    """3x3 convolution of the picture mirrored at its borders."""
+    """3x3 convolution with reflection padding."""
 
     def __init__(self, c_in: int, c_out: int):
         super().__init__()
@@ -75,7 +75,7 @@ class ConvBlock(nn.Module):
 
 
 class DepthDecoder(nn.Module):
-    """Five features -> {("disp", s): [N, num_outputs, H / 2^s, W / 2^s]} in (0, 1) of `scales` (sheet 4.2)."""
+    """Five features -> {("disp", s): [N, num_outputs, H / 2^s, W / 2^s]} in (0, 1) of `scales` (NOTES 3.4)."""
 
     def __init__(self, encoder_widths: Sequence[int], scales: Sequence[int], num_outputs: int = 1):
         super().__init__()
@@ -109,7 +109,7 @@ def _motions(x: torch.Tensor) -> Motion:
 
 
 class PoseDecoder(nn.Module):
-    """A list of feature lists -> motions [N, num_outputs, 1, 3], from the last feature of each (sheet 4.3)."""
+    """A list of feature lists -> motions [N, num_outputs, 1, 3], from the last feature of each (NOTES 3.5)."""
 
     def __init__(self, c_in: int, num_inputs: int, num_outputs: int):
         super().__init__()
@@ -130,7 +130,7 @@ class PoseDecoder(nn.Module):
 
 
 class PoseCNN(nn.Module):
-    """images [N, 3 * num_frames, H, W] in [0, 1] -> motions [N, num_frames - 1, 1, 3] (sheet 4.4)."""
+    """images [N, 3 * num_frames, H, W] in [0, 1] -> motions [N, num_frames - 1, 1, 3] (NOTES 3.6)."""
 
     def __init__(self, num_frames: int):
         super().__init__()
@@ -149,7 +149,7 @@ class PoseCNN(nn.Module):
 
 
 class ReferenceMonodepth2(nn.Module):
-    """The networks of one configuration (sheet 4.5, 4.6): encoder, depth, pose_encoder, pose, predictive_mask.
+    """The networks of one configuration (NOTES 3.7 to 3.9): encoder, depth, pose_encoder, pose, predictive_mask.
 
     inputs: {("color_aug", f, 0): [N, 3, H, W] in [0, 1]} of all frames -> ("disp", s), and, where a pose network
     exists, ("axisangle", 0, f) and ("translation", 0, f) [N, n, 1, 3] and ("cam_T_cam", 0, f) [N, 4, 4] of each
@@ -171,7 +171,7 @@ class ReferenceMonodepth2(nn.Module):
             self.pose = PoseDecoder(widths[-1], frames_seen, frames_seen - 1)
         elif self.moving:
             self.pose_encoder = ResnetEncoder(options.num_layers, frames_seen)
-            # two motions also where one is used; more where all frames are seen at once and need them
+            # at least two motions; pairs use the first only
             self.pose = PoseDecoder(widths[-1], 1, max(2, frames_seen - 1))
         if options.predictive_mask:
             self.predictive_mask = DepthDecoder(widths, options.scales, len(sources(options)))
@@ -181,30 +181,30 @@ class ReferenceMonodepth2(nn.Module):
         return self.depth(self.encoder(images))
 
     def predict_pose(self, images: torch.Tensor) -> Motion:
-        """Frames [N, 3 n, H, W], n = 2 for pairs, in the order that `pose` is used with -> its motions."""
-        pictures = images.split(3, dim=1)
-        return self._pose(self._features(pictures) if self.pose_type == "shared" else list(pictures))
+        """Frames [N, 3 n, H, W], n = 2 for pairs, in order of time -> motions."""
+        frames = images.split(3, dim=1)
+        return self._pose(self._features(frames) if self.pose_type == "shared" else list(frames))
 
-    def _features(self, pictures: Sequence[torch.Tensor]) -> list[Features]:
-        """The features of each picture, all from one pass: in training they share the batch norms' statistics."""
-        together = self.encoder(torch.cat(list(pictures)))
-        return [list(features) for features in zip(*(x.split(len(pictures[0])) for x in together), strict=True)]
+    def _features(self, images: Sequence[torch.Tensor]) -> list[Features]:
+        """The features of each image, all from one pass: in training they share the batch norms' statistics."""
+        joined = self.encoder(torch.cat(list(images)))
+        return [list(features) for features in zip(*(x.split(len(images[0])) for x in joined), strict=True)]
 
-    def _pose(self, seen: list) -> Motion:
-        """The motions of the frames `seen`: pictures, or with a shared encoder their features."""
+    def _pose(self, frames: list) -> Motion:
+        """The motions of `frames`: images, or with a shared encoder their features."""
         if self.pose_type == "shared":
-            return self.pose(seen)
-        pictures = torch.cat(seen, dim=1)
-        return self.pose(pictures) if self.pose_type == "posecnn" else self.pose([self.pose_encoder(pictures)])
+            return self.pose(frames)
+        images = torch.cat(frames, dim=1)
+        return self.pose(images) if self.pose_type == "posecnn" else self.pose([self.pose_encoder(images)])
 
-    def _poses(self, seen: dict) -> dict:
+    def _poses(self, frames: dict) -> dict:
         found = {}
         if not self.pairs:
-            axisangle, translation = self._pose([seen[f] for f in (0, *self.moving)])
+            axisangle, translation = self._pose([frames[f] for f in (0, *self.moving)])
         for index, f in enumerate(self.moving):
-            if self.pairs:  # in the order of time, so that a pair before frame 0 gives the way back
+            if self.pairs:  # in order of time: of an earlier frame the motion is inverted
                 index = 0
-                axisangle, translation = self._pose([seen[f], seen[0]] if f < 0 else [seen[0], seen[f]])
+                axisangle, translation = self._pose([frames[f], frames[0]] if f < 0 else [frames[0], frames[f]])
             found["axisangle", 0, f], found["translation", 0, f] = axisangle, translation
             found["cam_T_cam", 0, f] = transformation_from_parameters(
                 axisangle[:, index], translation[:, index], invert=self.pairs and f < 0
@@ -212,17 +212,17 @@ class ReferenceMonodepth2(nn.Module):
         return found
 
     def forward(self, inputs: Mapping) -> dict:
-        seen = {f: inputs["color_aug", f, 0] for f in self.frames}
+        frames = {f: inputs["color_aug", f, 0] for f in self.frames}
         if self.pose_type == "shared":
-            seen = dict(zip(self.frames, self._features(list(seen.values())), strict=True))
-            features = seen[0]
+            frames = dict(zip(self.frames, self._features(list(frames.values())), strict=True))
+            features = frames[0]
         else:
-            features = self.encoder(seen[0])
+            features = self.encoder(frames[0])
         found = self.depth(features)
         if hasattr(self, "predictive_mask"):
             masks = self.predictive_mask(features)
             found |= {("predictive_mask", scale): mask for (_, scale), mask in masks.items()}
-        return found | (self._poses(seen) if self.moving else {})
+        return found | (self._poses(frames) if self.moving else {})
 
 
 def build_reference(options: argparse.Namespace) -> ReferenceMonodepth2:

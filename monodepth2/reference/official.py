@@ -1,9 +1,9 @@
 """An official checkout in the torch twin's place: `python align.py --reference DIR`.
 
 `load(DIR)` gives builders with the calls of `network`, `losses` and `training`; what they return runs the classes of
-nianticlabs/monodepth2, written for torch 0.4. Its Trainer is built without data and asked for its networks, optimiser
-and losses. Put in here: what it imports and cannot be had (torchvision's ResNet is the twin's), the sampling of
-torch 0.4 (sheet 8.1), the noise from outside, and a CPU for its GPU. Nothing is written to disk.
+nianticlabs/monodepth2, written for torch 0.4. Its Trainer is built without data and gives its networks, optimiser and
+losses. Replaced from here: modules that are not installed (torchvision's ResNet is the twin's), torch 0.4's sampling
+(NOTES 4.6), the noise, and its calls of CUDA. Nothing is written to disk.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _WHERE = (
     "that folder"
 )
 _MODULES = ("trainer", "layers", "options", "networks", "datasets", "utils", "kitti_utils")
-# options of this folder that the official parser knows by the same name and that its networks and losses read
+# options that the official parser has too and that its networks and losses read
 _OPTIONS = (
     "num_layers height width scales frame_ids use_stereo pose_model_type pose_model_input predictive_mask min_depth "
     "max_depth disparity_smoothness v1_multiscale avg_reprojection disable_automasking no_ssim batch_size "
@@ -45,7 +45,7 @@ class _Nothing(list):
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """Modules that the checkout imports: torchvision's ResNet is the twin's, of the rest nothing is called."""
+    """Modules that the checkout imports: torchvision's ResNet is the twin's, the rest is never called."""
     modules = {
         "torchvision": {},
         "torchvision.transforms": {},
@@ -63,7 +63,7 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """The official code makes matrices and points without saying of which dtype."""
+    """The official code makes matrices and points of the default dtype."""
     kept = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -80,7 +80,7 @@ def _source(directory: Path) -> SimpleNamespace:
     try:
         with imports_from(directory, _MODULES, _stand_ins()):
             trainer, layers, options = (importlib.import_module(name) for name in _MODULES[:3])
-        # its constructor reads the split's lists and opens the data set and the logs: here there are none
+        # its constructor reads the split's lists and opens the data set and the logs: none are used here
         trainer.readlines = trainer.DataLoader = trainer.SummaryWriter = _Nothing
         trainer.datasets = SimpleNamespace(KITTIRAWDataset=_Nothing, KITTIOdomDataset=_Nothing)
         trainer.Trainer.save_opts = lambda self: None
@@ -91,11 +91,11 @@ def _source(directory: Path) -> SimpleNamespace:
             parser=options.MonodepthOptions().parser,
         )
     except (ImportError, AttributeError, SyntaxError) as error:
-        raise InputError(f"--reference {directory}: its code is not the expected ({error}); {_WHERE}") from error
+        raise InputError(f"--reference {directory}: its code is not as expected ({error}); {_WHERE}") from error
 
 
 def _refuse_what_crashes(options: argparse.Namespace) -> None:
-    """InputError for the combinations that end the official code in an exception (sheet 8.4)."""
+    """InputError for the combinations that end the official code in an exception (NOTES 1.3)."""
     moving = len(options.frame_ids) - 1
     separate = moving > 0 and options.pose_model_type == "separate_resnet"
     for crashes, combination in (
@@ -105,7 +105,7 @@ def _refuse_what_crashes(options: argparse.Namespace) -> None:
         (separate and options.pose_model_input == "all" and moving > 2, "--pose_model_input all with over 3 frames"),
     ):
         if crashes:
-            raise InputError(f"{combination}: the official code cannot run it; leave out --reference or this option")
+            raise InputError(f"{combination}: the official code cannot run it; omit --reference or this option")
 
 
 def _trainer(source: SimpleNamespace, options: argparse.Namespace):
@@ -127,7 +127,7 @@ class OfficialNetwork(nn.Module):
         super().__init__()
         self.pose_type = options.pose_model_type
         self.trainer = _trainer(source, options)
-        # forward stops before the losses, which the criterion asks for
+        # forward stops before the losses, which the criterion computes
         self.trainer.generate_images_pred = lambda inputs, outputs: None
         self.trainer.compute_losses = lambda inputs, outputs: {}
         for name, network in self.trainer.models.items():
@@ -140,13 +140,13 @@ class OfficialNetwork(nn.Module):
         if self.pose_type == "posecnn":
             return self.pose(images)
         if self.pose_type == "shared":
-            return self.pose([self.encoder(picture) for picture in images.split(3, dim=1)])
+            return self.pose([self.encoder(image) for image in images.split(3, dim=1)])
         return self.pose([self.pose_encoder(images)])
 
     def forward(self, inputs: Mapping) -> dict:
-        pictures = inputs["color_aug", 0, 0]
-        self.trainer.opt.batch_size = len(pictures)  # by which the shared encoder's features are split
-        with _default_dtype(pictures.dtype):
+        images = inputs["color_aug", 0, 0]
+        self.trainer.opt.batch_size = len(images)  # the shared encoder's features are split by it
+        with _default_dtype(images.dtype):
             outputs, _ = self.trainer.process_batch(dict(inputs))
         masks = outputs.pop("predictive_mask", {})
         return outputs | {("predictive_mask", scale): mask for (_, scale), mask in masks.items()}
@@ -161,7 +161,7 @@ class OfficialCriterion(nn.Module):
         self.trainer = _trainer(source, options)
 
     def _prepare(self, batch: int) -> None:
-        """The official projections are made for one batch size and one dtype."""
+        """The official projections are built for one batch size and one dtype."""
         for scale in self.trainer.backproject_depth:
             size = (batch, self.options.height >> scale, self.options.width >> scale)
             self.trainer.backproject_depth[scale] = self.source.back_projection(*size)
@@ -180,7 +180,7 @@ class OfficialCriterion(nn.Module):
             yield
 
     def details(self, outputs: Mapping, inputs: Mapping, noise: Sequence[torch.Tensor] | None = None) -> dict:
-        """The losses and what lies on the way to them, as `losses.ReferenceCriterion.details` names it."""
+        """The losses and intermediate results, named as by `losses.ReferenceCriterion.details`."""
         found = {key: value for key, value in outputs.items() if key[0] != "predictive_mask"}
         if self.options.predictive_mask:
             scales = self.options.scales
@@ -191,8 +191,10 @@ class OfficialCriterion(nn.Module):
             self.trainer.generate_images_pred(inputs, found)
             terms = self.trainer.compute_losses(inputs, found)
         kept = ("depth", "sample", "color")
-        on_the_way = {k: value for k, value in found.items() if k[0] in kept or str(k).startswith("identity_selection")}
-        return terms | on_the_way
+        intermediate = {
+            k: value for k, value in found.items() if k[0] in kept or str(k).startswith("identity_selection")
+        }
+        return terms | intermediate
 
     def forward(self, outputs: Mapping, inputs: Mapping, noise: Sequence[torch.Tensor] | None = None) -> dict:
         found = self.details(outputs, inputs, noise)

@@ -1,7 +1,4 @@
-"""ResNet in torch with torchvision's names and calls, which the official encoder builds on (official.py).
-
-Bottlenecks have their stride on the 3x3 convolution, as torchvision's weights were trained (fact sheet 4.1).
-"""
+"""ResNet in torch with torchvision's names and calls, on which the official encoder builds (official.py; NOTES 3.1)."""
 
 import torch
 from torch import nn
@@ -12,7 +9,7 @@ def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and the way past them."""
+    """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -23,13 +20,13 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x):
-        past = self.downsample(x) if self.downsample else x
+        shortcut = self.downsample(x) if self.downsample else x
         x = self.bn1(self.conv1(x)).relu()
-        return (self.bn2(self.conv2(x)) + past).relu()
+        return (self.bn2(self.conv2(x)) + shortcut).relu()
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolution, four times as wide at the end, and the way past them."""
+    """1x1, 3x3 (with the stride) and 1x1 convolutions, and a shortcut."""
 
     expansion = 4
 
@@ -41,16 +38,16 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x):
-        past = self.downsample(x) if self.downsample else x
+        shortcut = self.downsample(x) if self.downsample else x
         x = self.bn1(self.conv1(x)).relu()
         x = self.bn2(self.conv2(x)).relu()
-        return (self.bn3(self.conv3(x)) + past).relu()
+        return (self.bn3(self.conv3(x)) + shortcut).relu()
 
 
 class ResNet(nn.Module):
     """images [N, 3, H, W], normalised -> logits [N, num_classes].
 
-    Freshly initialised: convolutions Kaiming normal by their outputs, norms 1 and 0.
+    Freshly initialised: convolutions Kaiming normal (fan out), norms 1 and 0.
     """
 
     def __init__(self, block: type[nn.Module], layers: list[int], num_classes: int = 1000):
@@ -70,7 +67,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _make_layer(self, block: type[nn.Module], planes: int, blocks: int, stride: int = 1) -> nn.Sequential:
-        """`blocks` blocks of that width, the first with the stride; self.inplanes is what came before."""
+        """`blocks` blocks of width `planes`, the first with the stride; self.inplanes is the width before them."""
         outputs, downsample = planes * block.expansion, None
         if stride != 1 or self.inplanes != outputs:
             downsample = nn.Sequential(_conv(self.inplanes, outputs, 1, stride), nn.BatchNorm2d(outputs))

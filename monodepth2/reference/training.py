@@ -1,4 +1,4 @@
-"""torch's own Adam and the reference's schedule, from the fact sheet (section 6)."""
+"""torch's own Adam and the reference's schedule (NOTES 6.1, 6.2)."""
 
 import argparse
 
@@ -9,14 +9,14 @@ _DROP = 0.1
 
 
 def build_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.optim.Adam:
-    """One group of all parameters, in the order of the sub-networks; those without a gradient stay (sheet 6.1)."""
+    """One group of all parameters, in the order of the sub-networks; those without a gradient do not change."""
     return torch.optim.Adam(model.parameters(), lr=options.learning_rate)
 
 
 def learning_rate(epoch: int, options: argparse.Namespace) -> float:
-    """The rate of `epoch` (0-based), as torch's StepLR multiplies it out (sheet 6.2).
+    """The rate of `epoch` (0-based), as torch's StepLR multiplies it out (NOTES 6.2).
 
-    Counted at its start, an epoch is already over for the schedule when it begins.
+    With `--scheduler_step_at start` the schedule is one epoch ahead.
     """
     counted = epoch + (options.scheduler_step_at == "start")
     rate = options.learning_rate

@@ -60,7 +60,7 @@ def official_shapes(submodel: str, layers: int = 18) -> dict[str, tuple[int, ...
 def formula_weights(file, submodel: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """The state dict {name: array} of `submodel` that the figures of `file` were made from.
 
-    `file` is an opened golden file; `submodel` is the name that the figure gives the sub-network (fact sheet 9.1) and
+    `file` is an opened golden file; `submodel` is the name that the figure gives the sub-network (NOTES 9.1) and
     `shapes` its tensors'.
     """
     named = {f"{submodel}.{name}": shape for name, shape in shapes.items()}

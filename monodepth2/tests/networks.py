@@ -62,7 +62,7 @@ def options_of(file, command: str):
 
 
 def cameras(height: int, width: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """K and its inverse at one scale, float32 [4, 4] (fact sheet 3.3)."""
+    """K and its inverse at one scale, float32 [4, 4] (NOTES 2.6)."""
     K = np.array([[0.58, 0, 0.5, 0], [0, 1.92, 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
     K[0] *= width // 2**scale
     K[1] *= height // 2**scale

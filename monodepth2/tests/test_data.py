@@ -320,7 +320,7 @@ def at_pixels(*points: tuple[float, float, float]) -> np.ndarray:
 
 
 def test_duplicates_by_the_official_key():
-    """Fact sheet 3.5: the minimum goes to the first point's pixel; the last pixel of a row shares its key with the
+    """NOTES 2.10: the minimum goes to the first point's pixel; the last pixel of a row shares its key with the
     first of the next."""
     depth = velodyne.depth_map(at_pixels((4, 3, 9), (2, 2, 5), (4, 3, 7), (4, 3, 8)), identity_calibration(9, 6), 2)
     assert depth[3, 4] == 7 and depth[2, 2] == 5 and np.count_nonzero(depth) == 2
@@ -368,7 +368,7 @@ def test_nearest_resize_is_the_official_rule(shape):
 
 def test_the_loop_is_ten_times_slower(tmp_path):
     write_calibration(tmp_path)
-    path = write_scan(tmp_path, drawn_scan(20000))
+    path = write_scan(tmp_path, drawn_scan(60000))
     calibration = velodyne.read_calibration(tmp_path / DATE)
     times = {"port": [], "twin": []}
     for _ in range(3):
@@ -698,7 +698,7 @@ def keys_of(epoch: int = 0, start: int = 0, **settings) -> list[list[int]]:
 def test_sampler():
     orders = {tuple(sum(keys_of(e, length=23, batch_size=4, seed=s), [])) for s in (0, 1) for e in (0, 1)}
     assert len(orders) == 4 and all(sorted(order) == list(range(23)) for order in orders)
-    assert datasets.EpochBatchSampler(39810, 12, drop_last=True).steps_per_epoch == 3317  # fact sheet 6.1
+    assert datasets.EpochBatchSampler(39810, 12, drop_last=True).steps_per_epoch == 3317  # NOTES 2.1
     whole = keys_of(3, length=31, batch_size=4, rank=1, world=2, drop_last=True)
     assert keys_of(3, 2, length=31, batch_size=4, rank=1, world=2, drop_last=True) == whole[2:]
     ranks = [sum(keys_of(2, length=23, batch_size=3, rank=rank, world=4), []) for rank in range(4)]

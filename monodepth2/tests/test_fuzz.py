@@ -11,7 +11,7 @@ from shared.tests.fuzz import fuzz_reader
 
 from datasets import read_gt_depths
 from datasets.ground_truth import write_gt_depths
-from datasets.pictures import load_depth_png, load_image
+from datasets.images import load_depth_png, load_image
 from datasets.splits import read_split
 from datasets.velodyne import CAM_TO_CAM, VELO_TO_CAM, read_calibration, read_points
 from demo import read_projection

@@ -1,4 +1,4 @@
-"""The Paddle network, losses and steps against figures of the official code (fact sheet 9.2; tolerances of 9.3)."""
+"""The Paddle network, losses and steps against figures of the official code (NOTES 9; bounds of 9.5)."""
 
 import numpy as np
 import paddle
@@ -9,15 +9,15 @@ from shared.align.formula import formula_input
 from shared.convert import plan
 
 from golden_files import close, files_of, formula_weights, golden, official_shapes
-from losses import build_criterion, smoothness, ssim_loss
+from losses import build_criterion, get_smooth_loss, ssim_loss
 from models import (
-    backproject,
+    backproject_depth,
     disp_to_depth,
     first_convolution,
-    project,
-    rotation_from_axisangle,
+    get_translation_matrix,
+    project_3d,
+    rot_from_axisangle,
     transformation_from_parameters,
-    translation_matrix,
     warp,
 )
 from models.layers import Conv3x3, ConvBlock
@@ -73,8 +73,8 @@ def test_depth_of_disparity(layers):
 def test_motions(layers):
     given, figure, dtype, *_ = layers
     axisangle, translation = given("axisangle"), given("translation")
-    check(rotation_from_axisangle(axisangle), figure, "rot_from_axisangle", dtype)
-    check(translation_matrix(translation), figure, "get_translation_matrix", dtype)
+    check(rot_from_axisangle(axisangle), figure, "rot_from_axisangle", dtype)
+    check(get_translation_matrix(translation), figure, "get_translation_matrix", dtype)
     check(transformation_from_parameters(axisangle[:1], translation[:1]), figure, "transform_batch1", dtype)
 
 
@@ -98,9 +98,9 @@ def test_warp(layers, align):
     _, depth = disp_to_depth(disp, 0.1, 100.0)
     depth = depth.detach()
     depth.stop_gradient = False
-    points = backproject(depth, given("inv_K"))
+    points = backproject_depth(depth, given("inv_K"))
     check(points, figure, "cam_points", dtype)
-    grid = project(points, given("K"), motion, (6, 8))
+    grid = project_3d(points, given("K"), motion, (6, 8))
     check(grid, figure, "pix_coords", dtype)
     grid.retain_grads()
     warped = warp(given("img"), grid, bool(align))
@@ -126,7 +126,7 @@ def test_smoothness(layers):
     given, figure, dtype, *_ = layers
     disp = given("disp", True)
     mean = disp.mean([2, 3], keepdim=True) + 1e-7
-    loss = smoothness(disp / mean, given("img"))
+    loss = get_smooth_loss(disp / mean, given("img"))
     check(loss, figure, "smooth_loss", dtype)
     loss.backward()
     check(disp.grad, figure, "smooth_loss_grad_disp", dtype)

@@ -1,4 +1,4 @@
-"""Metrics and evaluation against figures of the official code (fact sheet 9.2), and with bad input."""
+"""Metrics and evaluation against figures of the official code (NOTES 9), and with bad input."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from metrics import (
     compute_ate,
     compute_depth_errors,
     dump_xyz,
-    evaluate_picture,
+    evaluate_image,
     evaluation_mask,
     local_poses,
     lower_median,
@@ -100,12 +100,12 @@ def test_errors_of_a_scan(folder, dtype, key):
 
 def test_no_pixel_gives_nan():
     assert np.isnan(list(compute_depth_errors(np.zeros(0), np.zeros(0)).values())).all()
-    result = evaluate_picture(np.zeros((20, 30), np.float32), np.ones((4, 6), np.float32), "eigen", Scaling())
+    result = evaluate_image(np.zeros((20, 30), np.float32), np.ones((4, 6), np.float32), "eigen", Scaling())
     assert result.pixels == 0 and np.isnan(result.ratio) and np.isnan(mean_errors([result])["a1"])
 
 
 def test_a_limit_is_outside():
-    """The shares count ratios strictly below 1.25 and its powers (fact sheet 7.2)."""
+    """The shares count ratios strictly below 1.25 and its powers (NOTES 7.4)."""
     gt = np.ones(4)
     errors = compute_depth_errors(gt, np.array([1.25, 1.25**2, 1.25**3, 1.0]))
     assert [errors[name] for name in ("a1", "a2", "a3")] == [0.25, 0.5, 0.75]
@@ -174,7 +174,7 @@ def test_per_image_figures(folder, mode):
     file = golden(folder, "eval")
     _, split, scaling = MODES[mode]
     pairs = zip(file["input/gt_depths"], file["input/pred_disps"], strict=True)
-    results = [evaluate_picture(*pair, split, scaling) for pair in pairs]
+    results = [evaluate_image(*pair, split, scaling) for pair in pairs]
     found = [[*result.errors.values(), result.pixels, result.sum_gt, result.sum_pred] for result in results]
     equal(found, file[f"metric/{mode}/per_image"])
     equal(list(mean_errors(results).values()), file[f"metric/{mode}/mean"])
@@ -249,7 +249,7 @@ def test_mask_rules():
     gt[200, 600:603] = 0, 80, 1e-3  # unknown, and the limits, which do not count
     mask = evaluation_mask(gt, "eigen")
     rows, columns = np.nonzero(mask)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (153, 370, 44, 1196)  # fact sheet 5.5's, the same
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (153, 370, 44, 1196)  # equal to NOTES 5.8
     assert mask.sum() == 218 * 1153 - 3
     assert evaluation_mask(gt, "eigen_benchmark").sum() == gt.size - 1
     np.testing.assert_array_equal(evaluation_mask(gt, "mini"), mask)
@@ -257,7 +257,7 @@ def test_mask_rules():
 
 def test_disparity_zero_is_far(recwarn):
     gt = np.full((40, 60), 20.0, np.float32)
-    result = evaluate_picture(gt, np.zeros((4, 6), np.float32), "eigen", Scaling(median=False))
+    result = evaluate_image(gt, np.zeros((4, 6), np.float32), "eigen", Scaling(median=False))
     assert result.errors["abs_rel"] == 3 and not recwarn.list  # clamped to 80 m
 
 
@@ -432,7 +432,7 @@ def test_evaluation_is_the_networks(drive, weights, capsys):
         raw = predict(small.transpose(2, 0, 1)[None])
         close(disparity, 0.01 + 9.99 * raw[0, 0], 1e-5)
     gt = np.load(drive / "splits/eigen/gt_depths.npz", allow_pickle=True)["data"]
-    expected = mean_errors([evaluate_picture(*pair, "eigen", Scaling()) for pair in zip(gt, disparities, strict=True)])
+    expected = mean_errors([evaluate_image(*pair, "eigen", Scaling()) for pair in zip(gt, disparities, strict=True)])
     equal([metrics[name] for name in ERRORS], list(expected.values()))
     written = np.load(drive / "out/disps_eigen_split.npy")
     evaluate.main(

@@ -59,7 +59,7 @@ def test_tensors_are_the_official_ones(command, listings):
 
 
 def test_parameter_counts():
-    """Fact sheet 4.8."""
+    """NOTES 3.10."""
     model = build_model(options_of(""))
     trained = [p for p in model.parameters() if not p.stop_gradient]  # Paddle counts statistics as parameters, too
     assert sum(p.size for p in trained) == 27_855_728 and len(trained) == 160
@@ -169,7 +169,7 @@ def test_outputs_losses_and_gradients_are_the_twins(command):
 
 
 def test_fresh_weights():
-    """Kaiming normal (fan out) in the ResNets, uniform in +-1 / sqrt(fan in) elsewhere (fact sheet 4.1, 4.2, 8.1)."""
+    """Kaiming normal (fan out) in the ResNets, uniform in +-1 / sqrt(fan in) elsewhere (NOTES 3.3)."""
     paddle.seed(0)
     model = build_model(options_of("--predictive_mask --disable_automasking"))
     posecnn = build_model(options_of("--pose_model_type posecnn")).pose

@@ -1,4 +1,4 @@
-"""The torch twin against figures of the official code (fact sheet 9). Limits are the sheet's, or tighter.
+"""The torch twin against figures of the official code (NOTES 9). Bounds are those of 9.5, or tighter.
 
 `suffix` is "" for the official code's float32 run and "64" for its float64 run. What a file does not hold is not asked
 for, so that slim and held-out files can be read too; seeds, sizes and commands come from the file.
@@ -48,7 +48,7 @@ def as_input(array: np.ndarray, dtype: str) -> torch.Tensor:
 
 
 def weights(file, name: str, shapes: dict[str, tuple]) -> dict[str, torch.Tensor]:
-    """The state dict of the sub-network `name` that the figures of `file` were made from (fact sheet 9.1).
+    """The state dict of the sub-network `name` that the figures of `file` were made from (NOTES 9.1).
 
     As golden_files.formula_weights, with the draws kept, and without statistics of another depth's ResNet: the
     ablation of ResNet-50 is stored beside ResNet-18's statistics and was made in train mode, which asks for none.
@@ -125,7 +125,7 @@ def test_parameter_counts():
 
 
 def test_fresh_weights():
-    """Kaiming normal (fan out) in the ResNets, torch's uniform default in the decoders (fact sheet 4.1, 4.2)."""
+    """Kaiming normal (fan out) in the ResNets, torch's uniform default in the decoders (NOTES 3.3)."""
     torch.manual_seed(0)
     model = network.build_reference(parse_options([]))
     for encoder in (model.encoder, model.pose_encoder):
@@ -423,7 +423,7 @@ def test_losses_and_gradients(folder, part, dtype, suffix):
 
 @per_file("train64/loss", "loss_stereo", "loss_ms")  # loss_mono has no more networks or terms than loss_ms
 def test_five_steps(folder, part):
-    """In float64: Adam's first step is the gradients' signs, which rounding decides where they are tiny (sheet 9.3)."""
+    """In float64: Adam's first step is the gradients' signs, which rounding decides where they are tiny (NOTES 8.9)."""
     file = golden(folder, part)
     options, _ = options_of(file)
     inputs, noise = batch_of(file, "float64"), noise_of(file, options, "float64")

@@ -208,7 +208,7 @@ def test_parts_of_an_official_folder(official, tmp_path):
     moved = {n for n, value in model.state_dict().items() if not np.array_equal(value.numpy(), before[n])}
     assert moved == {name for name in before if name.startswith("depth.")}
     before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
-    with pytest.raises(InputError, match="has no pose; leave it out of --models_to_load"):
+    with pytest.raises(InputError, match="has no pose; remove it from --models_to_load"):
         convert.load_official(model, official, ["encoder", "pose"])
     with pytest.raises(InputError, match="pose.net.0.weight"):
         convert.load_official(model, official)
@@ -310,7 +310,7 @@ class Bomb:
         ("depth", {"decoder.10.conv.weight": torch.zeros(16)}, "depth.decoder.10.conv.weight"),
         ("depth", {"extra": torch.zeros(1)}, "depth.extra"),
         ("encoder", {"encoder.bn1.bias": torch.zeros(64, dtype=torch.int32)}, "encoder.encoder.bn1.bias"),
-        ("encoder", {"height": 100}, "height 100 is no multiple of 32"),
+        ("encoder", {"height": 100}, "height 100 is not a multiple of 32"),
         ("encoder", {"encoder.layer3.1.conv2.weight": None}, "no ResNet encoder of 18, 34, 50"),
     ],
 )
@@ -351,10 +351,10 @@ def test_paddle_files_that_do_not_fit(converted, tmp_path):
         write_pdparams(bad, changed)
         assert name in refusal(bad, target)
     for name, value, said in (
-        ("height", np.array([64, 64]), "height is no whole number"),
-        ("width", np.array(0.5), "width is no whole number"),
-        ("width", np.array(-64), "width -64 is no multiple"),
-        ("use_stereo", np.array([1]), "use_stereo is no whole number"),
+        ("height", np.array([64, 64]), "height is not a whole number"),
+        ("width", np.array(0.5), "width is not a whole number"),
+        ("width", np.array(-64), "width -64 is not a multiple"),
+        ("use_stereo", np.array([1]), "use_stereo is not a whole number"),
     ):
         write_pdparams(bad, tensors | {name: value})
         line = refusal(bad, target)

@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from shared.running.norms import use_synchronised_batch_norm
+from shared.norms import use_synchronised_batch_norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -1,4 +1,4 @@
-"""Pictures and depth pictures read from files, whole or with one clear error."""
+"""Images and depth images read from files; a file that cannot be read is one clear error."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,23 +19,23 @@ def _read(path: str | Path, decode: Callable[[Image.Image], object]):
         cause = error
     except InputError:
         raise
-    except Exception as error:  # Pillow's decoders answer broken files with OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... for broken files
         reason, cause = getattr(error, "strerror", None) or str(error) or type(error).__name__, error
     raise InputError(one_line(f"{path}: cannot be read as a picture ({reason}); fetch it again")) from cause
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The picture in `path` as RGB, of its own size; its content says the format, not its name.
+    """The image in `path` as RGB, of its own size; the format is recognised by content, not by name.
 
-    InputError if it is missing, empty, broken or no picture.
+    InputError if it is missing, empty, broken or no image.
     """
     return _read(path, lambda image: image.convert("RGB"))
 
 
 def load_depth_png(path: str | Path) -> np.ndarray:
-    """A depth picture of KITTI's depth benchmark: metres, float32 [h, w], 0 where nothing was measured.
+    """A depth image of KITTI's depth benchmark: metres, float32 [h, w], 0 where nothing was measured.
 
-    16 bits a pixel, 256 to the metre. InputError as `load_image` raises it, and for another kind of picture.
+    16 bits a pixel, 256 to the metre (NOTES 2.2). InputError as `load_image`, and for an image of another mode.
     """
 
     def decode(image: Image.Image) -> np.ndarray:
