@@ -4,8 +4,8 @@ PAPERS   := $(patsubst %/paper.mk,%,$(wildcard */paper.mk))
 VENV     := .venv
 RUN      := $(VENV)/bin/python
 # The environment's own Python where there is one, so that a set-up that is repeated keeps it.
-PYTHON   ?= $(firstword $(wildcard $(RUN)) $(shell for python in python3.11 python3.12 python3.13; do \
-                $$python -c "" 2>/dev/null && echo $$python && break; done) python3)
+PYTHON   ?= $(or $(wildcard $(RUN)),$(shell for python in python3.11 python3.12 python3.13; do \
+                $$python -c "" 2>/dev/null && echo $$python && break; done),python3)
 # Which Paddle the environment holds, of gpu and cpu; PADDLE is the one to have.
 dist-info = $(wildcard $(VENV)/lib/python3*/site-packages/$(1)-*.dist-info)
 PRESENT  := $(if $(call dist-info,paddlepaddle_gpu),gpu) $(if $(call dist-info,paddlepaddle),cpu)
