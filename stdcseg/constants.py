@@ -66,6 +66,12 @@ CLASS_NAMES = tuple(label.name for label in _EVALUATED)
 #: their colours, uint8 [19, 3] in RGB
 PALETTE = np.array([label.colour for label in _EVALUATED], np.uint8)
 
+
+def class_names(num_classes: int) -> list[str]:
+    """Cityscapes' names of its 19 classes, numbers for any other count."""
+    return list(CLASS_NAMES) if num_classes == len(CLASS_NAMES) else [f"class {k}" for k in range(num_classes)]
+
+
 # ids without a row stay as they are, as in the reference; the last entry is that of id -1
 _TRAIN_ID_OF = np.append(np.arange(256), -1)
 _ID_OF = np.zeros(256, np.uint8)

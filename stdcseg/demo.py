@@ -1,72 +1,41 @@
-"""Pictures in, segmented pictures out.
+"""Segment images and draw the result.
 
     python demo.py --image_path FILE_OR_FOLDER --weights output/best --output_dir output/demo
     python demo.py --image_path CITYSCAPES/leftImg8bit/test --weights W --output_dir SUBMISSION --label_ids
 
-For each picture NAME.* writes NAME_overlay.png (the classes' colours over the picture, a legend below it) and
-NAME_labels.png (the class of each pixel as palette index: train ids, or with --label_ids what the Cityscapes server
-takes), below --output_dir in the picture's own sub-folder. Also writes summary.json, the share of each class.
+For each image NAME.* writes NAME_overlay.png (the colours of the classes over the image, a legend below it) and
+NAME_labels.png (the class of each pixel as palette index: train ids, or with --label_ids the ids of the Cityscapes
+test server), below --output_dir in the image's own sub-folder. Also writes summary.json, the share of each class.
 """
 
-import argparse
+from shared import InputError, run, set_up
+
+set_up()
+
 import colorsys
-import json
 import math
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import paddle
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-from tqdm import tqdm
+from PIL import Image, ImageDraw, ImageFont
 
-from shared import InputError, run
-from shared.running.options import positive_float
-from shared.weights import atomic_write, atomic_write_text
+from shared.files import atomic_write, write_json
+from shared.pictures import find_pictures, output_stems, work_through
+from shared.running.launch import use_device
+from shared.running.options import Group, positive_float, probability
 
+from constants import CLASS_NAMES, PALETTE, class_names, to_label_ids
 from convert import load_official
-from datasets import CLASS_NAMES, PALETTE, load_image, normalise, to_label_ids
-from evaluate import class_names, dygraph_segment
-from inference import predict_scaled
+from datasets import load_image, normalise
+from engine import dygraph_segment, predict
+from metrics import Protocol
 from models import build_model
 from options import build_parser, parse_options_for_weights
 
-#: accepted endings of file names in a folder, compared in lower case
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 INK, FAINT, EDGE = (28, 32, 38), (112, 120, 130), (205, 210, 216)
-NARROWEST = 480  # canvas of an overlay, so that the legend has room
-
-
-def find_pictures(path: str | Path, output_dir: str | Path) -> list[Path]:
-    """The picture `path`, or all pictures below the folder `path`, sorted, links followed.
-
-    Hidden files are passed over, and so is `output_dir`, which may lie in that folder. InputError when there is none.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give --image_path a picture or a folder of pictures")
-    if not path.is_dir():
-        return [path]
-    output = Path(output_dir).resolve()
-    if output == path.resolve():
-        raise InputError(f"--output_dir {output_dir}: the folder of the pictures themselves; give another one")
-    pictures, seen = [], {output}
-    for folder, subfolders, names in os.walk(path, followlinks=True):
-        if Path(folder).resolve() in seen:
-            subfolders.clear()
-            continue
-        seen.add(Path(folder).resolve())
-        pictures += [Path(folder) / name for name in names if name.lower().endswith(EXTENSIONS) and name[0] != "."]
-    if not pictures:
-        raise InputError(f"{path}: no pictures in it ({' '.join(EXTENSIONS)}); give another folder, or one file")
-    return sorted(pictures)
-
-
-def read_picture(path: str | Path) -> Image.Image:
-    """The picture in `path` as RGB, turned as its EXIF orientation says. InputError as `datasets.load_image` raises."""
-    return ImageOps.exif_transpose(load_image(path))
+NARROWEST = 480  # smallest width of an overlay, so that the legend has room
 
 
 def palette_for(num_classes: int) -> np.ndarray:
@@ -78,144 +47,121 @@ def palette_for(num_classes: int) -> np.ndarray:
     return np.round(255 * np.array(colours)).astype(np.uint8)
 
 
-def shares_of(labels: np.ndarray, num_classes: int) -> dict[int, float]:
-    """{class: share of the pixels} of the classes in a label map, the largest first."""
+def fractions_of(labels: np.ndarray, num_classes: int) -> dict[int, float]:
+    """{class: fraction of the pixels} of the classes in a label map, the largest first."""
     counts = np.bincount(labels.ravel(), minlength=num_classes)
     order = np.argsort(-counts, kind="stable")
     return {int(k): float(counts[k] / labels.size) for k in order if counts[k]}
 
 
-def indexed(values: np.ndarray, colours: np.ndarray) -> Image.Image:
-    """uint8 [H, W] as a palette picture; `colours` uint8 [256, 3] belong to the values 0 to 255."""
-    picture = Image.fromarray(values)
-    picture.putpalette(colours.tobytes())
-    return picture
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %" if fraction >= 0.0005 else "< 0.1 %"
 
 
 def draw_overlay(
-    picture: Image.Image, labels: np.ndarray, palette: np.ndarray, names: Sequence[str], alpha: float
+    image: Image.Image, labels: np.ndarray, palette: np.ndarray, names: Sequence[str], alpha: float
 ) -> Image.Image:
-    """`picture` under the colours of its classes, `alpha` of 1 opaque; below it their shares as a strip and a legend.
+    """`image` under the colours of its classes, opaque at `alpha` 1; below it a strip of their fractions and a legend.
 
-    labels int [H, W] of the picture's size, palette uint8 [K, 3] and the K names of the classes.
+    labels int [H, W] of the image's size, palette uint8 [K, 3] and the K names of the classes.
     """
-    shares = shares_of(labels, len(names))
-    colours = {k: tuple(palette[k].tolist()) for k in shares}
-    em = max(12, round(math.sqrt(picture.width * picture.height) / 48))  # size of the letters
-    font = ImageFont.load_default(em)
-    name_width = max(font.getlength(names[k]) for k in shares)
-    share_width = max(font.getlength(_percent(share)) for share in shares.values())
-    entry = math.ceil(1.5 * em + name_width + 1.2 * em + share_width)  # colour, name, gap, share
-    width = max(picture.width, NARROWEST)
-    columns = min(len(shares), max(1, width // (entry + 2 * em)))
-    rows = math.ceil(len(shares) / columns)
-    line, strip = round(1.7 * em), max(6, round(0.5 * em))
-    legend_top = picture.height + strip + em
-
-    canvas = Image.new("RGB", (width, legend_top + rows * line + round(0.4 * em)), "white")
-    left = (width - picture.width) // 2
-    canvas.paste(Image.blend(picture, Image.fromarray(palette[labels]), alpha), (left, 0))
+    fractions = fractions_of(labels, len(names))
+    em = max(12, round(math.sqrt(image.width * image.height) / 48))  # size of the letters
+    strip = max(6, round(0.5 * em))
+    width = max(image.width, NARROWEST)
+    legend = _draw_legend({names[k]: (fractions[k], tuple(palette[k].tolist())) for k in fractions}, width, em)
+    canvas = Image.new("RGB", (width, image.height + strip + legend.height), "white")
+    left = (width - image.width) // 2
+    canvas.paste(Image.blend(image, Image.fromarray(palette[labels]), alpha), (left, 0))
+    canvas.paste(legend, (0, image.height + strip))
     pen = ImageDraw.Draw(canvas)
-    ends = np.round(np.cumsum(list(shares.values())) * picture.width).astype(int).tolist()
-    for k, begin, end in zip(shares, [0, *ends], ends, strict=False):
+    ends = np.round(np.cumsum(list(fractions.values())) * image.width).astype(int).tolist()
+    for k, begin, end in zip(fractions, [0, *ends], ends, strict=False):
         if end > begin:  # Pillow draws the last row and column too
-            box = (left + begin, picture.height, left + end - 1, picture.height + strip - 1)
-            pen.rectangle(box, colours[k])
-    for place, (k, share) in enumerate(shares.items()):
-        column, row = divmod(place, rows)
-        x, y = em + column * (width // columns), legend_top + row * line
-        pen.rounded_rectangle((x, y, x + em, y + em), em // 5, colours[k], EDGE)
-        baseline = y + round(0.86 * em)
-        pen.text((x + 1.5 * em, baseline), names[k], INK, font, anchor="ls")
-        pen.text((x + entry, baseline), _percent(share), FAINT, font, anchor="rs")
+            box = (left + begin, image.height, left + end - 1, image.height + strip - 1)
+            pen.rectangle(box, tuple(palette[k].tolist()))
     return canvas
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "< 0.1 %"
+def _draw_legend(entries: dict[str, tuple[float, tuple]], width: int, em: int) -> Image.Image:
+    """Name, fraction and colour of each class in columns; `em` is the size of the letters."""
+    font = ImageFont.load_default(em)
+    name_width = max(map(font.getlength, entries))
+    percent_width = max(font.getlength(_percent(fraction)) for fraction, _ in entries.values())
+    entry = math.ceil(1.5 * em + name_width + 1.2 * em + percent_width)  # colour, name, gap, fraction
+    columns = min(len(entries), max(1, width // (entry + 2 * em)))
+    rows, line = math.ceil(len(entries) / columns), round(1.7 * em)
+    legend = Image.new("RGB", (width, em + rows * line + round(0.4 * em)), "white")
+    pen = ImageDraw.Draw(legend)
+    for index, (name, (fraction, colour)) in enumerate(entries.items()):
+        column, row = divmod(index, rows)
+        x, y = em + column * (width // columns), em + row * line
+        pen.rounded_rectangle((x, y, x + em, y + em), em // 5, colour, EDGE)
+        baseline = y + round(0.86 * em)
+        pen.text((x + 1.5 * em, baseline), name, INK, font, anchor="ls")
+        pen.text((x + entry, baseline), _percent(fraction), FAINT, font, anchor="rs")
+    return legend
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+class Demo:
+    """Segments one image after the other, writes its files and remembers its summary."""
 
+    def __init__(self, options, segment):
+        self.options, self.segment = options, segment
+        self.names, self.palette = class_names(options.num_classes), palette_for(options.num_classes)
+        values = np.arange(options.num_classes, dtype=np.uint8)
+        #: of the classes in the label file
+        self.values = to_label_ids(values).astype(np.uint8) if options.label_ids else values
+        self.colours = np.zeros((256, 3), np.uint8)
+        self.colours[self.values] = self.palette
+        self.summary: dict[str, dict] = {}
 
-def _targets(pictures: Sequence[Path], root: Path, output_dir: Path) -> list[Path]:
-    """Where each picture's files go, without their ending: in its sub-folder, under its name.
-
-    The name is without suffix, or with it for all pictures when two would have the same.
-    """
-    places = [path.relative_to(root) if root.is_dir() else Path(path.name) for path in pictures]
-    bare = [place.with_suffix("") for place in places]
-    return [output_dir / place for place in (bare if len(set(bare)) == len(bare) else places)]
-
-
-def _segmented(segment: Callable, picture: Image.Image, path: Path, scale: float) -> np.ndarray:
-    """Labels [H, W] of a picture. InputError, which names it, where it is too small for the network."""
-    images = paddle.to_tensor(normalise(np.asarray(picture)))[None]
-    try:
-        return predict_scaled(segment, images, scale, images.shape[2:])[0]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    def __call__(self, path: Path, stem: Path) -> str:
+        """Write the two files of an image; returns its largest classes as a line. InputError names the image."""
+        image = load_image(path, upright=True)
+        images = paddle.to_tensor(normalise(np.asarray(image)))[None]
+        try:
+            labels = predict(self.segment, images, Protocol((self.options.scale,)))[0]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        label_file = Image.fromarray(self.values[labels])
+        label_file.putpalette(self.colours.tobytes())
+        overlay = draw_overlay(image, labels, self.palette, self.names, self.options.alpha)
+        for ending, picture in (("overlay", overlay), ("labels", label_file)):
+            file_name = stem.with_name(f"{stem.name}_{ending}.png")
+            atomic_write(file_name, lambda file, picture=picture: picture.save(file, "PNG"))
+        shares = {self.names[k]: part for k, part in fractions_of(labels, self.options.num_classes).items()}
+        root = Path(self.options.image_path)
+        name = path.relative_to(root) if root.is_dir() else Path(path.name)
+        self.summary[name.as_posix()] = {"width": image.width, "height": image.height, "shares": shares}
+        return f"{name}: {', '.join(f'{name} {_percent(part)}' for name, part in list(shares.items())[:5])}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "output", "network"))
-    group = parser.add_argument_group("demo")
-    text = "a picture, or a folder of pictures with sub-folders"
-    group.add_argument("--image_path", "--image-path", default=None, metavar="PATH", help=text)
-    text = "at which the network sees the pictures: 0.5 is the paper's Seg50, 0.75 its Seg75"
-    group.add_argument("--scale", type=positive_float, default=0.5, metavar="S", help=text)
-    group.add_argument("--alpha", type=_share, default=0.55, metavar="A", help="share of the colours in the overlay")
-    text = "write Cityscapes label ids instead of train ids, for the test server"
-    group.add_argument("--label_ids", "--label-ids", action="store_true", help=text)
+    add = Group(parser, "demo").add
+    add("--image_path", default=None, metavar="PATH", help="an image, or a folder of images with sub-folders")
+    help_text = "at which the network sees the images: 0.5 is the paper's Seg50, 0.75 its Seg75"
+    add("--scale", type=positive_float, default=0.5, metavar="S", help=help_text)
+    add("--alpha", type=probability, default=0.55, metavar="A", help="opacity of the colours in the overlay")
+    help_text = "write Cityscapes label ids instead of train ids, for the test server"
+    add("--label_ids", action="store_true", help=help_text)
     options = parse_options_for_weights(argv, parser)
     if not options.image_path:
-        raise InputError("--image_path is missing: give a picture or a folder of pictures")
+        raise InputError("--image_path is missing: give an image or a folder of images")
     if options.label_ids and options.num_classes != len(CLASS_NAMES):
         raise InputError(f"--label_ids: these are ids of Cityscapes' 19 classes, the network has {options.num_classes}")
     if options.num_classes > 256:
-        raise InputError(f"--num_classes {options.num_classes}: a palette picture holds 256 classes at most")
+        raise InputError(f"--num_classes {options.num_classes}: a palette image holds 256 classes at most")
     pictures = find_pictures(options.image_path, options.output_dir)
-    paddle.set_device(options.device)
+    use_device(options.device)
     model = build_model(options)
     load_official(model, options.weights)
-    segment = dygraph_segment(model)
-
-    names, palette = class_names(options.num_classes), palette_for(options.num_classes)
-    values = np.arange(options.num_classes, dtype=np.uint8)  # of the classes in the label picture
-    if options.label_ids:
-        values = to_label_ids(values).astype(np.uint8)
-    colours = np.zeros((256, 3), np.uint8)
-    colours[values] = palette
-    root, output_dir = Path(options.image_path), Path(options.output_dir)
-    targets = _targets(pictures, root, output_dir)
-    summary, failed = {}, 0
-    bar = tqdm(pictures, desc="demo", unit="picture", leave=False, disable=None)
-    for path, target in zip(bar, targets, strict=True):
-        try:
-            picture = read_picture(path)
-            labels = _segmented(segment, picture, path, options.scale)
-        except InputError as error:
-            if len(pictures) == 1:
-                raise
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        overlay = draw_overlay(picture, labels, palette, names, options.alpha)
-        for ending, image in (("overlay", overlay), ("labels", indexed(values[labels], colours))):
-            file_name = target.with_name(f"{target.name}_{ending}.png")
-            atomic_write(file_name, lambda file, image=image: image.save(file, "PNG"))
-        shares = {names[k]: share for k, share in shares_of(labels, options.num_classes).items()}
-        name = path.relative_to(root) if root.is_dir() else Path(path.name)
-        summary[name.as_posix()] = {"width": picture.width, "height": picture.height, "shares": shares}
-        most = ", ".join(f"{name} {_percent(share)}" for name, share in list(shares.items())[:5])
-        tqdm.write(f"{name}: {most}")
-    atomic_write_text(output_dir / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print(f"{len(pictures) - failed} of {len(pictures)} pictures done; files in {output_dir}")
-    return 2 if failed else 0
+    output_dir = Path(options.output_dir)
+    demo = Demo(options, dygraph_segment(model))
+    status = work_through(pictures, output_stems(pictures, Path(options.image_path), output_dir), output_dir, demo)
+    write_json(output_dir / "summary.json", demo.summary)
+    return status
 
 
 if __name__ == "__main__":

@@ -2,88 +2,54 @@
 
     python export.py --weights output/mini/best --output_dir output/export --format inference onnx
 
-Writes inference.json and inference.pdiparams, model.onnx, and network.json (the network's options): pictures
-[N, 3, H, W] in, logits [N, classes, H, W] out. Each is run once on the same random picture and compared with the
+Writes inference.json and inference.pdiparams, model.onnx, and network.json (the network's options): images
+[N, 3, H, W] in, logits [N, classes, H, W] out. Both run once on the same random image and are compared with the
 network; a difference above 1e-4 ends with exit status 1.
 """
 
-import argparse
-import copy
+from shared import run, set_up
+
+set_up()
+
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle.static import InputSpec
 
-from shared import run
-from shared.deploying.export import (
-    Engine,
-    add_format_option,
-    deliver,
-    exported_engines,
-    inference_engine,
-    save_graph,
-)
+from shared.deploying.export import add_format_option, deliver, exported_engines
+from shared.running.launch import use_device
 
 from convert import load_official
-from models import BiSeNet, build_model, fold_norms
+from deploy import export_graph
+from models import build_model
 from options import NETWORK_OPTIONS, build_parser, parse_options_for_weights
 
-LIMIT = 1e-4  # largest difference of an exported network's logits, of their largest where that is above 1
-CHECKED = (1, 3, 256, 512)  # shape of the picture that the graphs are compared on
-
-
-class _Deployed(paddle.nn.Layer):
-    """What is deployed of a network: its main output, from plain batch norms."""
-
-    def __init__(self, model: BiSeNet):
-        super().__init__()
-        self.network = copy.deepcopy(model)
-        fold_norms(self.network)
-        self.eval()
-
-    def forward(self, images):
-        return self.network.segment(images)
-
-
-def export_inference(model: BiSeNet, folder: Path) -> Path:
-    """Write `folder`/inference.json and inference.pdiparams; any batch, any picture size. Returns the common prefix.
-
-    `model` stays as it is.
-    """
-    spec = [InputSpec([None, 3, None, None], "float32", name="images")]
-    return save_graph(_Deployed(model), spec, folder / "inference")
-
-
-def exported_predictor(model: BiSeNet, options: argparse.Namespace) -> Engine:
-    """Export to a temporary folder and return the engine; the folder is gone when it returns."""
-    with tempfile.TemporaryDirectory() as folder:
-        return inference_engine(export_inference(model, Path(folder)), options.device)
+LIMIT = 1e-4  # largest difference of the logits, relative to the largest of them if that is above 1
+CHECKED = (1, 3, 256, 512)  # shape of the image that the graphs are compared on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "output", "network"))
     add_format_option(parser)
     options = parse_options_for_weights(argv, parser)
+    use_device(options.device)
     model = build_model(options)
     load_official(model, options.weights)
     model.eval()
-    target = Path(options.output_dir)
     images = np.random.default_rng(0).standard_normal(CHECKED).astype(np.float32)
     with paddle.no_grad():
         expected = model(paddle.to_tensor(images))["out"].numpy()
     scale = max(1.0, float(np.abs(expected).max()))  # float32 rounds in proportion to the logits
-
-    differences = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        engines = exported_engines(export_inference(model, folder), options.format, options.device)
-        for name, engine in engines.items():
-            differences[name] = float(np.abs(engine(images) - expected).max() / scale), LIMIT
+        engines = exported_engines(export_graph(model, folder), options.format, options.device)
+        differences = {
+            name: (float(np.abs(engine(images) - expected).max() / scale), LIMIT) for name, engine in engines.items()
+        }
         network = {name: getattr(options, name) for name in NETWORK_OPTIONS}
-        return deliver(folder, target, options.format, differences, network)
+        return deliver(folder, Path(options.output_dir), options.format, differences, network)
 
 
 if __name__ == "__main__":

@@ -8,42 +8,25 @@
 Exit status: 0 done, 2 bad input, 3 the training diverged, 130 or 143 interrupted (a checkpoint was saved).
 """
 
-import sys
+from shared import InputError, run, set_up
+
+set_up()
+
 from collections.abc import Sequence
 
-import paddle
-import paddle.distributed as dist
-
-from shared import InputError, run
+from shared.running.launch import run_training
 
 from options import build_parser, parse_options_for_weights
-from trainer import Diverged, Interrupted, Trainer
+from trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options_for_weights(argv, build_parser(__doc__), required=False)
-    if options.device == "gpu" and not paddle.is_compiled_with_cuda():
-        raise InputError("--device gpu: this Paddle is the CPU build; install paddlepaddle-gpu or use --device cpu")
+    options = parse_options_for_weights(argv, build_parser(__doc__), needed=False)
     if options.warmup_steps >= options.max_iter:
         raise InputError(
             f"--warmup_steps {options.warmup_steps} must be below --max_iter {options.max_iter}: the decay comes after"
         )
-    paddle.set_device(options.device)
-    if paddle.distributed.ParallelEnv().world_size > 1:
-        dist.init_parallel_env()
-    trainer = Trainer(options)
-    try:
-        trainer.train()
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except Interrupted as stop:
-        print(
-            f"interrupted after step {trainer.step}; go on with --resume {trainer.output_dir / 'latest'}",
-            file=sys.stderr,
-        )
-        return 128 + stop.args[0]
-    return 0
+    return run_training(options, Trainer)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,16 @@ nor labels are ignored.
 """
 
 import hashlib
-import io
 import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shared import InputError
+from shared.pictures import read_picture
 
 from constants import IGNORE, LABELS
 
@@ -76,31 +76,10 @@ def list_samples(root: str | os.PathLike | None, split: str) -> list[tuple[str, 
     return sorted(samples)
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
-    """The image in `path`, checksums verified, not yet decoded."""
-    data = Path(path).read_bytes()
-    Image.open(io.BytesIO(data)).verify()  # a PNG with wrong bits can decode to wrong pixels without complaint
-    return Image.open(io.BytesIO(data))
-
-
-def _read(path: str | os.PathLike, check: Callable[[Image.Image], str | None]) -> Image.Image:
-    """The decoded image in `path`. InputError if it is unreadable, or if `check` returns a complaint about its kind."""
-    try:
-        image = _open(path)
-        complaint = check(image)
-        image.load()
-    except UnidentifiedImageError as error:
-        reason = "not an image, whatever its name says" if Path(path).stat().st_size else "the file is empty"
-        cause = error
-    except OSError as error:
-        reason, cause = error.strerror or " ".join(str(error).split()), error
-    except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError, struct.error, ... on broken files
-        reason, cause = " ".join(str(error).split()) or type(error).__name__, error
-    else:
-        if complaint:
-            raise InputError(f"{path}: {complaint}")
-        return image
-    raise InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from cause
+def _verify(image: Image.Image) -> None:
+    """Compare the checksums of the file of `image`: a PNG with wrong bits can decode to wrong pixels silently."""
+    with Image.open(image.filename) as again:
+        again.verify()
 
 
 def _packing(image: Image.Image) -> str:
@@ -108,35 +87,42 @@ def _packing(image: Image.Image) -> str:
     return " ".join(str(tile.args) for tile in image.tile)
 
 
-def _image_complaint(image: Image.Image) -> str | None:
+def _decode_image(image: Image.Image) -> Image.Image:
+    _verify(image)
+    complaint = None
     if ";16" in _packing(image) or image.mode.startswith("I;16"):
-        return "has 16 bits a sample, which RGB cannot hold; save it as 8-bit RGB"
-    if image.has_transparency_data:
+        complaint = "has 16 bits a sample, which RGB cannot hold"
+    elif image.has_transparency_data:
         if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-            return "is transparent in places, which RGB cannot hold; save it as 8-bit RGB"
+            complaint = "is partly transparent, which RGB cannot hold"
     elif image.mode not in _LOSSLESS_MODES:
-        return f"is of mode {image.mode}, which does not become RGB without loss; save it as 8-bit RGB"
-    return None
+        complaint = f"is of mode {image.mode}, which does not become RGB without loss"
+    if complaint:
+        raise InputError(f"{image.filename}: {complaint}; save it as 8-bit RGB")
+    return image.convert("RGB")
 
 
-def _label_complaint(image: Image.Image) -> str | None:
+def _decode_label(image: Image.Image) -> Image.Image:
+    _verify(image)
     if image.mode != "L" or ";" in _packing(image):
         kind = image.mode if image.mode != "L" else _packing(image)
-        return f"is stored as {kind}, a label as single-channel 8-bit; give the labelIds file"
+        told = f"is stored as {kind}, a label as single-channel 8-bit; give the labelIds file"
+        raise InputError(f"{image.filename}: {told}")
     unknown = [value for value, count in enumerate(image.histogram()) if count and _LAST_ID < value != IGNORE]
     if unknown:
         values = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        return f"holds {values}, no label ids of Cityscapes; give the labelIds file (not labelTrainIds or color)"
-    return None
+        remedy = "give the labelIds file (not labelTrainIds or color)"
+        raise InputError(f"{image.filename}: holds {values}, no label ids of Cityscapes; {remedy}")
+    return image.copy()
 
 
-def load_image(path: str | os.PathLike) -> Image.Image:
+def load_image(path: str | os.PathLike, upright: bool = False) -> Image.Image:
     """The image in `path` as RGB; grey, palette and opaque RGBA images are converted.
 
-    InputError if it is missing, empty, broken, not an image, above Pillow's size limit, or of a kind that becomes RGB
-    only with loss: 16 bits a sample, transparency, CMYK and the like.
+    With `upright` it is turned as its EXIF orientation says. InputError if it is missing, empty, broken, not an image,
+    above Pillow's size limit, or of a kind that becomes RGB only with loss: 16 bits a sample, transparency, CMYK.
     """
-    return _read(path, _image_complaint).convert("RGB")
+    return read_picture(path, _decode_image, upright)
 
 
 def load_label(path: str | os.PathLike) -> Image.Image:
@@ -145,7 +131,7 @@ def load_label(path: str | os.PathLike) -> Image.Image:
     InputError as from `load_image`, if the file is not single-channel 8-bit, or if it holds another value. A palette
     image is refused: its indices need not be label ids.
     """
-    return _read(path, _label_complaint)
+    return read_picture(path, _decode_label)
 
 
 class CityScapes:

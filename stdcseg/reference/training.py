@@ -61,3 +61,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, iteration: int, options:
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_mul"]
     return rate
+
+
+def train_step(network, criterion, optimizer, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """One update at the rates that the optimiser has; returns the loss before it."""
+    optimizer.zero_grad()
+    loss = criterion(network(images), labels)["loss"]
+    loss.backward()
+    optimizer.step()
+    return loss.item()

@@ -30,7 +30,7 @@ from inference import (
     scaled_probabilities,
 )
 from metrics import ConfusionMatrix
-from mini.draw import write_mini
+from mini.draw import ensure_mini
 from models import build_model, resize_bilinear
 from options import parse_options
 from reference import evaluation as twin
@@ -447,7 +447,7 @@ def test_memory_of_a_cityscapes_picture():
 def run_files(tmp_path_factory) -> list[str]:
     """Options that name random weights of a narrow network, and three drawn pictures."""
     root = tmp_path_factory.mktemp("run")
-    write_mini(root / "data", seed=3, train=1, val=3, size=(96, 64))
+    ensure_mini(root / "data", seed=3, train=1, val=3, size=(96, 64))
     write_pdparams(root / "weights.pdparams", build_model(parse_options(["--base", "8"])).state_dict())
     return ["--base", "8", "--weights", str(root / "weights.pdparams"), "--data_path", str(root / "data")]
 

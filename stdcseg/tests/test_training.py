@@ -19,7 +19,7 @@ from PIL import Image
 from shared.tests.scripts import call_script
 from shared.weights import load_checkpoint
 
-from mini.draw import write_mini
+from mini.draw import ensure_mini
 from options import parse_options
 from reference.network import build_reference_classifier
 
@@ -33,7 +33,7 @@ STATE = ("model.pdparams", "optimizer.pdopt", "criterion.pdparams")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """10 pictures to train on: five steps an epoch."""
-    return write_mini(tmp_path_factory.mktemp("data") / "mini", train=10, val=2, size=(128, 64))
+    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", train=10, val=2, size=(128, 64))
 
 
 def command(script: str, *argv) -> list[str]:

@@ -176,9 +176,9 @@ def test_align_passes_on_a_narrow_network_and_names_a_planted_fault(tmp_path):
         source = FOLDER / name
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(source, copy / name, ignore=ignore) if source.is_dir() else shutil.copy(source, copy / name)
-    from mini.draw import write_mini
+    from mini.draw import ensure_mini
 
-    data = write_mini(tmp_path / "data", train=4, val=2, size=(128, 64))
+    data = ensure_mini(tmp_path / "data", train=4, val=2, size=(128, 64))
     argv = [*NARROW[:2], "--data_path", data, "--stage", "structure", "forward", "--dtype", "float32"]
     argv += ["--output_dir", tmp_path / "result", "--backbone", "STDCNet813"]
 

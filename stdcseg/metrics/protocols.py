@@ -1,7 +1,7 @@
-"""Label maps of whole pictures: at one scale, summed over scales and flips, in sliding windows (NOTES 7.1, 7.3).
+"""Label maps of whole images: at one scale, summed over scales and flips, in sliding windows (NOTES 7.1, 7.3).
 
-Everything takes a `segment` function, images [N, 3, H, W] -> logits [N, K, H, W], both of one size: the network's
-`segment`, an exported graph, or any other. What comes out has the dtype of the images.
+Every function takes a `segment` function, images [N, 3, H, W] -> logits [N, K, H, W], both of one size: the network's
+`segment`, an exported graph, or any other. Results have the dtype of the images.
 """
 
 import math
@@ -25,27 +25,27 @@ def _resize(x: paddle.Tensor, size: Size) -> paddle.Tensor:
 
 
 def _scaled(images: paddle.Tensor, scale: float) -> paddle.Tensor:
-    """The images at int(side * scale) a side. InputError where that leaves nothing."""
+    """The images at int(side * scale) a side. InputError if nothing is left."""
     height, width = images.shape[2:]
     size = (int(height * scale), int(width * scale))
     if min(size) < 1:
-        raise InputError(f"scale {scale:g} leaves nothing of a picture of {width}x{height}; give a larger scale")
+        raise InputError(f"scale {scale:g} leaves nothing of an image of {width}x{height}; give a larger scale")
     return _resize(images, size)
 
 
-# ---------------------------------------------------------------------------------------- whole pictures, at one scale
+# ---------------------------------------------------------------------------------------- whole images, at one scale
 
 
 def scaled_logits(segment: Segment, images: paddle.Tensor, scale: float, size: Size) -> paddle.Tensor:
-    """Logits [N, K, *size] of the images seen at `scale`: resized, through the network, resized to `size`."""
+    """Logits [N, K, *size] of the images at `scale`: resized, through the network, resized to `size`."""
     return _resize(segment(_scaled(images, scale)), size)
 
 
 def predict_scaled(segment: Segment, images: paddle.Tensor, scale: float, size: Size) -> np.ndarray:
     """The most likely class of each pixel, int64 [N, *size]: the argmax of `scaled_logits`, the first of equals.
 
-    Class by class, so that the logits never exist at full size (160 MB for a Cityscapes picture, and copies of them).
-    The reference's softmax before the argmax changes nothing.
+    Class by class, so that the logits never exist at full size (NOTES 8.12). The reference's softmax before the argmax
+    changes nothing.
     """
     logits = segment(_scaled(images, scale))
     best = _resize(logits[:, :1], size)
@@ -60,7 +60,7 @@ def predict_scaled(segment: Segment, images: paddle.Tensor, scale: float, size: 
 def scaled_probabilities(
     segment: Segment, images: paddle.Tensor, scale: float, size: Size, flip: bool = False
 ) -> paddle.Tensor:
-    """Softmax [N, K, *size] of the images seen at `scale`; with `flip` the mirrored images' softmax is added."""
+    """Softmax [N, K, *size] of the images at `scale`; with `flip` the softmax of the mirrored images is added."""
     return _probabilities(segment, _scaled(images, scale), size, flip)
 
 
@@ -74,12 +74,12 @@ def _probabilities(segment: Segment, images: paddle.Tensor, size: Size, flip: bo
 # ------------------------------------------------------------------------------------------------------ sliding windows
 
 
-def chip_scores(segment: Segment, chip: paddle.Tensor, flip: bool = False) -> paddle.Tensor:
+def eval_chip(segment: Segment, chip: paddle.Tensor, flip: bool = False) -> paddle.Tensor:
     """Scores [N, K, H, W] of one window: e to the power of the softmax, or of both softmaxes with `flip`."""
     return paddle.exp(_probabilities(segment, chip, chip.shape[2:], flip))
 
 
-def crop_scores(segment: Segment, images: paddle.Tensor, crop: int, flip: bool = False) -> paddle.Tensor:
+def crop_eval(segment: Segment, images: paddle.Tensor, crop: int, flip: bool = False) -> paddle.Tensor:
     """Scores [N, K, H, W], summed over windows of `crop` x `crop` that overlap by a sixth.
 
     A side shorter than the window is padded with zeros, the image in the middle.
@@ -91,7 +91,7 @@ def crop_scores(segment: Segment, images: paddle.Tensor, crop: int, flip: bool =
     scores = None
     for y in _window_starts(height + top + bottom, crop):
         for x in _window_starts(width + left + right, crop):
-            chip = chip_scores(segment, padded[:, :, y : y + crop, x : x + crop], flip)
+            chip = eval_chip(segment, padded[:, :, y : y + crop, x : x + crop], flip)
             if scores is None:
                 scores = paddle.zeros([*chip.shape[:2], *padded.shape[2:]], chip.dtype)
             scores[:, :, y : y + crop, x : x + crop] += chip
@@ -99,7 +99,7 @@ def crop_scores(segment: Segment, images: paddle.Tensor, crop: int, flip: bool =
 
 
 def _margins(side: int, crop: int) -> tuple[int, int]:
-    """What is padded before and after a side; the odd pixel goes behind."""
+    """Padding before and after a side; the odd pixel comes after."""
     missing = max(crop - side, 0)
     return missing // 2, missing - missing // 2
 
@@ -110,22 +110,22 @@ def _window_starts(side: int, crop: int) -> list[int]:
     return [min(number * stride, side - crop) for number in range(math.ceil((side - crop) / stride) + 1)]
 
 
-def scaled_crop_scores(
+def scale_crop_eval(
     segment: Segment, images: paddle.Tensor, scale: float, crop: int, flip: bool = False
 ) -> paddle.Tensor:
-    """`crop_scores` of the images at `scale`, resized to the images' size: [N, K, H, W]."""
-    return _resize(crop_scores(segment, _scaled(images, scale), crop, flip), images.shape[2:])
+    """`crop_eval` of the images at `scale`, resized to the size of the images: [N, K, H, W]."""
+    return _resize(crop_eval(segment, _scaled(images, scale), crop, flip), images.shape[2:])
 
 
-# ---------------------------------------------------------------------------------------------------------- all of it
+# ------------------------------------------------------------------------------------------------------ protocols
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures become label maps: seen at which scales, mirrored too or not, whole or in windows.
+    """How images become label maps: at which scales, mirrored too or not, whole or in windows.
 
     Several scales are summed: their softmaxes, or with `crop` their windows' scores. The reference's own sum over
-    scales takes the unscaled picture every time (NOTES 7.4); here each scale is taken.
+    scales takes the unscaled image every time (NOTES 7.4); here each scale is used.
     """
 
     scales: tuple[float, ...]
@@ -139,7 +139,7 @@ class Protocol:
         return name + ("_flip" if self.flip else "") + (f"_crop_{self.crop}" if self.crop else "")
 
     def predict(self, segment: Segment, images: paddle.Tensor, size: Size) -> np.ndarray:
-        """Label maps int64 [N, *size] of images [N, 3, H, W]. InputError where a scale leaves nothing of them."""
+        """Label maps int64 [N, *size] of images [N, 3, H, W]. InputError if a scale leaves nothing of them."""
         if len(self.scales) == 1 and not self.flip and not self.crop:
             return predict_scaled(segment, images, self.scales[0], size)
         total = self._scores(segment, images, self.scales[0], size)
@@ -149,5 +149,5 @@ class Protocol:
 
     def _scores(self, segment: Segment, images: paddle.Tensor, scale: float, size: Size) -> paddle.Tensor:
         if self.crop:
-            return _resize(scaled_crop_scores(segment, images, scale, self.crop, self.flip), size)
+            return _resize(scale_crop_eval(segment, images, scale, self.crop, self.flip), size)
         return scaled_probabilities(segment, images, scale, size, self.flip)

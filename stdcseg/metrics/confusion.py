@@ -61,11 +61,20 @@ class ConfusionMatrix:
     def miou_present(self) -> float:
         """The mean over the classes that occur in labels or predictions; NaN when nothing was counted."""
         iou = self.iou()
-        return float(_ratio(np.nansum(iou), (~np.isnan(iou)).sum()))
+        return float(_ratio(np.nansum(iou), self.present()))
+
+    def present(self) -> int:
+        """The number of classes that occur in labels or predictions."""
+        return int((~np.isnan(self.iou())).sum())
 
     def pixel_accuracy(self) -> float:
         """Fraction of the counted pixels whose prediction is their label; NaN when nothing was counted."""
         return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
+
+    def figures(self, names: Sequence[str]) -> dict:
+        """The entry of metrics.json, fractions from 0 to 1: `miou`, `miou_present`, `pixel_accuracy`, `iou` by name."""
+        figures = {"miou": self.miou(), "miou_present": self.miou_present(), "pixel_accuracy": self.pixel_accuracy()}
+        return figures | {"iou": dict(zip(names, self.iou().tolist(), strict=True))}
 
     def table(self, names: Sequence[str]) -> str:
         """IoU in percent and pixel counts of each class as text; the last line is the mIoU."""
@@ -75,11 +84,9 @@ class ConfusionMatrix:
         for name, value, labelled, predicted in zip(names, iou, of_label, of_prediction, strict=True):
             percent = "-" if np.isnan(value) else f"{100 * value:.2f}"
             lines.append(f"{name:<{width}}  {percent:>6}  {labelled:>14,}  {predicted:>16,}")
-        present = int((~np.isnan(iou)).sum())
-        note = "" if present == self.num_classes else "; the others occur in neither labels nor predictions"
-        lines.append(
-            f"{'mIoU':<{width}}  {100 * self.miou_present():>6.2f}  over {present} of {self.num_classes} classes{note}"
-        )
+        present, classes = self.present(), self.num_classes
+        note = "" if present == classes else "; the others occur in neither labels nor predictions"
+        lines.append(f"{'mIoU':<{width}}  {100 * self.miou_present():>6.2f}  over {present} of {classes} classes{note}")
         return "\n".join(lines)
 
 
