@@ -20,8 +20,8 @@ import numpy as np
 
 from shared import InputError, run
 from shared.align.record import Record
-from shared.deploying.measure import text_table
 from shared.files import atomic_write_text
+from shared.tables import text_table
 
 FAMILIES = {"b": "bool", "i": "integer", "u": "integer", "f": "float", "c": "complex", "U": "text"}
 

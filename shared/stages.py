@@ -9,12 +9,16 @@ A paper's folder says what it compares, by convention:
 
 Each side runs in a process of its own and leaves a record; only the records are compared. So official code with
 clashing module names can be the torch side too.
+
+However an alignment ends, no process of it is left. Each side leads a process group, which is killed when the runner
+ends, fails, or is told to stop (SIGINT, SIGTERM); and Linux kills the side itself when the runner has died (SIGKILL).
 """
 
 import argparse
+import contextlib
+import ctypes
 import importlib
 import itertools
-import json
 import math
 import os
 import re
@@ -23,21 +27,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from shared import HelpFormatter, InputError
 from shared.align.record import Record
-from shared.deploying.measure import environment, text_table
+from shared.deploying.measure import environment
 from shared.diff import Diff, Tolerances, compare
-from shared.files import atomic_write_text, write_error
+from shared.files import atomic_write_text, write_error, write_json
+from shared.tables import text_table
 
 DTYPES = ("float32", "float64")
 SIDES = ("paddle", "torch")
 ANY_DTYPE = "any"
+RUNNER = "ALIGNMENT_RUNNER"  # the variable that tells a side the process that started it
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,7 @@ def main(folder: Path, description: str, argv: Sequence[str] | None = None) -> i
     if options.side:
         return _run_side(options.side, stages, options)
     if options.reference:
-        if not (folder / "reference" / "official.py").is_file():
-            raise InputError(
-                f"--reference: {folder.name} has no adapter for an official checkout; its torch twin serves"
-            )
-        if not Path(options.reference).is_dir():
-            raise InputError(
-                f"--reference {options.reference}: no such folder; give a checkout of the official repository"
-            )
+        _check_reference(folder, options.reference)
     output_dir = Path(options.output_dir)
     report_file = output_dir / "align.json"
     try:
@@ -141,40 +141,48 @@ def main(folder: Path, description: str, argv: Sequence[str] | None = None) -> i
         return 1
     results = _judge(stages, options.dtype, output_dir, seconds)
     passed = all(result.diff.passed for result in results)
-    report = {
-        "paper": folder.name,
-        "passed": passed,
-        "stages": [result.as_dict() for result in results],
-        "environment": environment() | {"threads": threads},
-    }
-    atomic_write_text(report_file, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    print(table(results), flush=True)
+    verdicts = [result.as_dict() for result in results]
+    machine = environment() | {"threads": threads}
+    write_json(report_file, {"paper": folder.name, "passed": passed, "stages": verdicts, "environment": machine})
+    print(table(verdicts), flush=True)
     for stage in stages:  # last, for records that differ may lack what a plot shows
         if stage.plot:
             stage.plot(*_load(stage, output_dir), output_dir)
     return 0 if passed else 1
 
 
-def table(results: Sequence[Result]) -> str:
-    """One line a stage and dtype: verdict, number of tensors, the figure that comes nearest to its bound."""
+def _check_reference(folder: Path, checkout: str) -> None:
+    if not (folder / "reference" / "official.py").is_file():
+        raise InputError(f"--reference: {folder.name} has no adapter for an official checkout; its torch twin serves")
+    if not Path(checkout).is_dir():
+        raise InputError(f"--reference {checkout}: no such folder; give a checkout of the official repository")
+
+
+#: the columns of `stage_row`
+STAGE_COLUMNS = ("", "stage", "dtype", "tensors", "relative", "max", "nearest to its bound")
+
+
+def stage_row(stage: Mapping[str, Any]) -> tuple:
+    """A stage and dtype of align.json under STAGE_COLUMNS: its figures are those that come nearest to their bound."""
+    worst = stage["worst"] or {}
+    nearest = worst.get("name", "nothing to compare")
+    if worst and not worst["passed"]:
+        nearest += f": {worst['reason']}"
+    # in JSON, NaN is null and an infinity is text
+    figures = [float("nan" if worst.get(key) is None else worst[key]) for key in ("relative", "max_abs")]
+    verdict = "pass" if stage["passed"] else "FAIL"
+    return verdict, stage["stage"], stage["dtype"], stage["tensors"], *figures, nearest
+
+
+def table(stages: Sequence[Mapping[str, Any]]) -> str:
+    """One line a stage and dtype of align.json, with the seconds of both sides; the last line sums up."""
     rows = []
-    for result in results:
-        worst = result.diff.worst
-        rows.append(
-            (
-                "pass" if result.diff.passed else "FAIL",
-                result.stage,
-                result.dtype,
-                len(result.diff.tensors),
-                worst.relative if worst else float("nan"),
-                worst.max_abs if worst else float("nan"),
-                result.seconds.get("paddle", float("nan")),
-                result.seconds.get("torch", float("nan")),
-                (worst.name if worst.passed else f"{worst.name}: {worst.reason}") if worst else "nothing to compare",
-            )
-        )
-    header = ("", "stage", "dtype", "tensors", "relative", "max", "paddle s", "torch s", "nearest to its bound")
-    failed = sum(not result.diff.passed for result in results)
+    for stage in stages:
+        *figures, nearest = stage_row(stage)
+        seconds = [float("nan" if stage["seconds"].get(side) is None else stage["seconds"][side]) for side in SIDES]
+        rows.append((*figures, *seconds, nearest))
+    header = (*STAGE_COLUMNS[:-1], *(f"{side} s" for side in SIDES), STAGE_COLUMNS[-1])
+    failed = sum(not stage["passed"] for stage in stages)
     summary = f"{failed} of {len(rows)} FAILED" if failed else f"all {len(rows)} passed"
     return f"{text_table(header, rows)}\n{summary}"
 
@@ -184,6 +192,7 @@ def table(results: Sequence[Result]) -> str:
 
 def _run_side(side: str, stages: Sequence[Stage], options: argparse.Namespace) -> int:
     """Compute this side's records; a line on stdout after each stage tells the parent."""
+    _end_with(int(os.environ[RUNNER]))
     # Only those lines go to the parent. What the side prints, in Python or below, goes to its log, beside stderr.
     with os.fdopen(os.dup(1), "w") as parent:
         sys.stdout.flush()
@@ -205,6 +214,14 @@ def _run_side(side: str, stages: Sequence[Stage], options: argparse.Namespace) -
     return 0
 
 
+def _end_with(runner: int) -> None:
+    """Have this process killed when the runner, its parent, has died, also when that was before this call."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != runner:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 # ---------------------------------------------------------------------------------------------------- in the parent
 
 
@@ -213,13 +230,12 @@ def _run_processes(
 ) -> dict | None:
     """Run prepare, then both sides at once. Returns {(side, stage, dtype): seconds}; None when a side crashed."""
     log = Path(options.output_dir) / "log"
-    env = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", RUNNER: str(os.getpid())}
     runs = [(stage.name, dtype) for stage in stages for dtype in stage.dtypes(options.dtype)]
     seconds = {(side, *run): math.nan for side in SIDES for run in runs}
     with tqdm(total=len(seconds), desc=f"align {folder.name}", unit="stage", disable=None, leave=False) as bar:
         for group in (("prepare",), SIDES):
-            children: dict[str, subprocess.Popen] = {}
-            try:
+            with _processes() as children:
                 for side in group:
                     children[side] = _start(folder, side, argv, env, log)
                 readers = [
@@ -229,23 +245,34 @@ def _run_processes(
                 for reader in readers:
                     reader.start()
                 failed = _wait(children)
-                for reader in readers if failed is None else ():
-                    reader.join(timeout=10)  # not for ever: a process that prepare left behind may hold the pipe open
-            finally:
-                for child in children.values():
-                    child.kill()
-                for child in children.values():
-                    child.wait()
+            for reader in readers:
+                reader.join(timeout=10)  # not for ever: a process that left its group may hold the pipe open
             if failed:
                 return _report_failure(failed, children[failed].returncode, log / f"{failed}.err")
     return seconds
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[dict[str, subprocess.Popen]]:
+    """Processes by name, none of which is left after the block, nor any that they started, SIGTERM included."""
+    children: dict[str, subprocess.Popen] = {}
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield children
+    finally:
+        for child in children.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        for child in children.values():
+            child.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(folder: Path, side: str, argv: Sequence[str], env: Mapping, log: Path) -> subprocess.Popen:
     command = [sys.executable, str(folder / "align.py"), *argv, "--side", side]
     with (log / f"{side}.err").open("w") as errors:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": errors}
-        return subprocess.Popen(command, env=env, text=True, errors="replace", **streams)
+        return subprocess.Popen(command, env=env, text=True, errors="replace", process_group=0, **streams)
 
 
 def _listen(side: str, child: subprocess.Popen, seconds: dict, bar: tqdm) -> None:

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from shared.deploying.benchmark import DYGRAPH, INFERENCE, ONNX, TORCH, Bench, build_parser, run_benchmark, show
-from shared.deploying.measure import text_table
 from shared.running.options import positive_int
+from shared.tables import text_table
 
 from options import add_network_options, parse_options
 

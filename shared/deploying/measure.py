@@ -12,12 +12,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from shared.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -215,27 +217,3 @@ def environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
     }
-
-
-def text_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Aligned columns: text to the left, numbers (four digits, NaN as "-") to the right; as the first row, so all."""
-    rows = [list(row) for row in rows]
-    numeric = [isinstance(cell, int | float) for cell in rows[0]] if rows else [False] * len(header)
-    lines = [list(header), *([_cell(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = (
-        (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        )
-        for line in lines
-    )
-    return "\n".join("  ".join(line).rstrip() for line in aligned)
-
-
-def _cell(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if math.isnan(value):
-        return "-"
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

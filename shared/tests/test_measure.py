@@ -1,5 +1,4 @@
 import json
-import math
 import sys
 import time
 
@@ -14,7 +13,6 @@ from shared.deploying.measure import (
     measure_processes,
     run_child,
     speed_table,
-    text_table,
 )
 
 
@@ -94,17 +92,6 @@ def test_environment_says_what_ran():
     }
     assert found["cores"] >= 1 and found["cpu"]
     json.dumps(found)
-
-
-def test_text_table_aligns():
-    table = text_table(("name", "n", "x", ""), [("a", 7, 1.23456e-6, "end"), ("long name", 12345, math.nan, "")])
-    assert table.splitlines() == [
-        "name           n          x",
-        "a              7  1.235e-06  end",
-        "long name  12345          -",
-    ]
-    assert text_table(("a", "b"), []) == "a  b"
-    assert text_table(("x",), [(12345.67,), (0.0,)]).split() == ["x", "12346", "0"]
 
 
 def test_a_rest_does_not_count():

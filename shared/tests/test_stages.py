@@ -286,25 +286,42 @@ def test_a_process_left_behind_does_not_hold_the_verdict(toy):
 
 
 def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and is not waited for yet does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
         return False
-    return True
 
 
-@pytest.mark.parametrize("group", [False, True])
-def test_ctrl_c_ends_both_sides(toy, group):
-    """To the parent alone, as `kill -INT` does it, or to all three, as a terminal does."""
-    stall = "import os, time, pathlib\nif side in ('paddle', 'torch'):\n"
-    stall += "  pathlib.Path(side).write_text(str(os.getpid()) + '\\n'); time.sleep(60)"
-    process = start(toy, toy=stall, start_new_session=True)
-    files = [toy.parent / side for side in ("paddle", "torch")]
+def wait_until(condition) -> None:
     deadline = time.monotonic() + 20
-    while not all(file.exists() and file.read_text().endswith("\n") for file in files):
-        assert time.monotonic() < deadline and process.poll() is None
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("number", "group", "status", "told"),
+    [
+        (signal.SIGINT, False, 130, "interrupted\n"),  # as `kill -INT` does it
+        (signal.SIGINT, True, 130, "interrupted\n"),  # as a terminal does it
+        (signal.SIGTERM, False, 143, ""),
+        (signal.SIGTERM, True, 143, ""),
+        (signal.SIGKILL, False, -signal.SIGKILL, ""),  # nothing can be done about it but what the kernel does
+    ],
+)
+def test_an_alignment_that_is_ended_leaves_no_process(toy, number, group, status, told):
+    stall = """
+import os, time, pathlib
+if side in ("paddle", "torch"):
+    role = side if os.fork() else side + "_child"
+    pathlib.Path(role).write_text(f"{os.getpid()}\\n")
+    time.sleep(60)
+"""
+    process = start(toy, toy=stall, start_new_session=True)
+    roles = ("paddle", "torch") if number == signal.SIGKILL else ("paddle", "torch", "paddle_child", "torch_child")
+    wait_until(lambda: all((toy.parent / role).exists() and (toy.parent / role).read_text()[-1:] for role in roles))
+    (os.killpg if group else os.kill)(process.pid, number)
     out, err = process.communicate(timeout=10)
-    assert (process.returncode, out, err) == (130, "", "interrupted\n")
-    assert not any(alive(int(file.read_text())) for file in files)
+    assert (process.returncode, out, err) == (status, "", told)
+    wait_until(lambda: not any(alive(int((toy.parent / role).read_text())) for role in roles))
