@@ -9,27 +9,17 @@ pictures hold a crowd (one annotation, iscrowd 1, run lengths), some nothing. Wh
 scenes.py.
 """
 
-import argparse
-import fcntl
-import io
 import json
-import multiprocessing
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import cv2
 import numpy as np
-import PIL
 from PIL import Image
-from tqdm import tqdm
 
-from shared import HelpFormatter, InputError
+from shared import InputError
+from shared.mini import VERSIONS, build_parser, draw_jobs, ensure, read_record
 
 from .outlines import mask_box, mask_counts, mask_polygons
 from .scenes import Scene, draw_scene
@@ -37,28 +27,13 @@ from .things import KINDS
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
 VERSION = 1  # of the drawing: raise it when the same seed gives other files
+MAKER = "deformable_detr/datasets/mini.py"  # names the drawing in mini.json: another name would disown drawn data sets
 TRAIN, VAL = 400, 150
 SPLITS = ("train", "val")
 FIRST_ID = {"train": 1009, "val": 200003}  # of the pictures, which are 7 apart: ids are no indices
 LONG, SHORT, UPRIGHT = (176, 208), (136, 168), 0.2  # sides in pixels; share of the pictures that stand upright
 WORTH_PROCESSES = 60  # pictures from which a process a core saves more time than it takes to start
-RECORD = "mini.json"
-MAKER = "deformable_detr/datasets/mini.py"
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}  # areas, as COCO's evaluation has them
-
-
-class Drawn(NamedTuple):
-    """One picture as a JPEG file, and its annotations without ids."""
-
-    index: int
-    jpeg: bytes
-    size: tuple[int, int]  # width and height
-    annotations: list[dict]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# One picture
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def draw(seed: int, split: str, index: int) -> Scene:
@@ -82,65 +57,31 @@ def annotate(scene: Scene) -> list[dict]:
     ]
 
 
-def draw_file(seed: int, split: str, index: int) -> Drawn:
-    """`draw` as a file's content with its annotations."""
-    cv2.setNumThreads(1)
-    scene = draw(seed, split, index)
-    image, file = Image.fromarray(scene.picture), io.BytesIO()
-    image.save(file, "JPEG", quality=92)
-    return Drawn(index, file.getvalue(), image.size, annotate(scene))
+def image_id(split: str, index: int) -> int:
+    return FIRST_ID[split] + 7 * index
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# The data set
-# --------------------------------------------------------------------------------------------------------------------
+def draw_file(folder: Path, seed: int, job: tuple[str, int]) -> tuple[dict, list[dict]]:
+    """Draw the job's (split, index) into its file; returns its entry in "images", and its annotations without ids."""
+    split, index = job
+    scene, number = draw(seed, split, index), image_id(split, index)
+    name = f"{number:012d}.jpg"
+    image = Image.fromarray(scene.picture)
+    image.save(folder / f"{split}2017" / name, quality=92)
+    entry = {"id": number, "file_name": name, "width": image.width, "height": image.height, "license": 1}
+    return entry, annotate(scene)
 
 
-def make_record(seed: int, train: int, val: int) -> dict:
-    """What mini.json holds beside the counts: equal records mean equal files."""
-    if min(train, val) < 1 or max(train, val) > 20000 or seed < 0:
-        raise InputError(
-            f"mini data of {train} + {val} pictures, seed {seed}: give 1 to 20000 pictures a split and a seed that is "
-            "not negative"
-        )
-    made = {"made_by": MAKER, "version": VERSION, "libraries": {"opencv": cv2.__version__, "pillow": PIL.__version__}}
-    return made | {"seed": seed, "train": train, "val": val}
-
-
-def drawings(seed: int, split: str, count: int) -> Iterator[Drawn]:
-    """All pictures of a split in order, drawn by a process a core where that is worth it."""
-    one = partial(draw_file, seed, split)
-    cores = min(len(os.sched_getaffinity(0)), count // WORTH_PROCESSES)
-    pool = multiprocessing.get_context("spawn").Pool(cores) if cores > 1 else nullcontext()
-    with pool:
-        made = pool.imap(one, range(count), chunksize=8) if cores > 1 else map(one, range(count))
-        yield from tqdm(made, total=count, desc=f"draw {split}", unit="picture", leave=False, disable=None)
-
-
-def draw_split(root: Path, split: str, seed: int, count: int) -> dict:
-    """Draw the pictures of a split and its annotation file; returns how much of what it holds."""
-    folder = root / f"{split}2017"
-    folder.mkdir(parents=True)
-    images, annotations = [], []
-    for drawn in drawings(seed, split, count):
-        image_id = FIRST_ID[split] + 7 * drawn.index
-        name = f"{image_id:012d}.jpg"
-        (folder / name).write_bytes(drawn.jpeg)
-        width, height = drawn.size
-        images.append({"id": image_id, "file_name": name, "width": width, "height": height, "license": 1})
-        for fields in drawn.annotations:
-            annotations.append({"id": len(annotations) + 1, "image_id": image_id} | fields)
-    categories = [{"id": kind.category_id, "name": kind.name, "supercategory": "drawn"} for kind in KINDS]
-    content = {
+def annotation_file(split: str, seed: int, drawn: list[tuple[dict, list[dict]]]) -> dict:
+    """The annotations of a split, of whose pictures `draw_file` returned these, as COCO's files hold them."""
+    fields = [{"image_id": image["id"]} | entry for image, annotations in drawn for entry in annotations]
+    return {
         "info": {"description": f"mini data, {split} half, seed {seed}", "version": str(VERSION)},
         "licenses": [{"id": 1, "name": "Apache License 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"}],
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
+        "images": [image for image, _ in drawn],
+        "annotations": [{"id": number} | entry for number, entry in enumerate(fields, 1)],
+        "categories": [{"id": kind.category_id, "name": kind.name, "supercategory": "drawn"} for kind in KINDS],
     }
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
-    return counts(images, annotations)
 
 
 def counts(images: list[dict], annotations: list[dict]) -> dict:
@@ -157,99 +98,41 @@ def counts(images: list[dict], annotations: list[dict]) -> dict:
     }
 
 
-def read_record(root: Path) -> dict | None:
-    """The record of a folder that this module drew; None where there is no folder, or an empty one.
-
-    Raises InputError for anything else: it belongs to somebody and must not be replaced.
-    """
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return None
-    try:
-        record = json.loads((root / RECORD).read_text())
-        if record["made_by"] == MAKER:
-            return record
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    raise InputError(f"{root}: not a mini data set (no {RECORD} of {MAKER}), so it stays as it is; name another folder")
-
-
-def holds(root: Path, record: dict) -> bool:
-    """Whether `root` holds the data set of this record."""
-    found = read_record(root)
-    return found is not None and {key: found.get(key) for key in record} == record
-
-
-@contextmanager
-def alone_with(root: Path) -> Iterator[Path]:
-    """Hold the lock file beside `root`; yields the folder beside it to draw in, which nobody else uses meanwhile.
-
-    The lock ends with its process, so whatever lies there is left from a drawing that was broken off.
-    """
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        lock = (root.parent / f".{root.name}.lock").open("w")
-    except OSError as error:
-        raise InputError(f"{root}: cannot be made ({error.strerror}); name a folder that you may write to") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_drawings(root)
-        try:
-            # a name of its own: helpers of a process that was killed may still draw for a moment
-            yield root.parent / f".{root.name}.drawing-{os.getpid()}"
-        finally:
-            remove_drawings(root)
-
-
-def remove_drawings(root: Path) -> None:
-    """Remove what drawings beside `root` have left."""
-    for left in root.parent.glob(f".{root.name}.drawing-*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def replace(root: Path, drawing: Path) -> None:
-    """Put a finished drawing in the place of `root`, which holds an older one, is empty, or is not there."""
-    if root.exists() and any(root.iterdir()):
-        root.replace(drawing.with_name(f"{drawing.name}.old"))
-    drawing.replace(root)
+def draw_all(record: dict, folder: Path) -> dict:
+    """Draw everything of a record under `folder`; returns how much of what its splits hold."""
+    for name in (*(f"{split}2017" for split in SPLITS), "annotations"):
+        (folder / name).mkdir()
+    seed, jobs = record["seed"], [(split, index) for split in SPLITS for index in range(record[split])]
+    drawn = dict(zip(jobs, draw_jobs(partial(draw_file, folder, seed), jobs, "picture", WORTH_PROCESSES), strict=True))
+    held = {}
+    for split in SPLITS:
+        content = annotation_file(split, seed, [drawn[split, index] for index in range(record[split])])
+        (folder / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+        held[split] = counts(content["images"], content["annotations"])
+    return {"holds": held}
 
 
 def ensure_mini(root: str | os.PathLike = DEFAULT_ROOT, seed: int = 0, train: int = TRAIN, val: int = VAL) -> Path:
-    """Draw the data set into `root` in place of any older one, unless this very one is there; returns `root`.
-
-    The folder appears whole or not at all; several processes may call this at once. Raises InputError where `root` is
-    something that this module did not draw.
-    """
-    root = Path(root).resolve()
-    record = make_record(seed, train, val)
-    if holds(root, record):
-        return root
-    with alone_with(root) as drawing:
-        if not holds(root, record):  # still: another process may have drawn it meanwhile
-            held = {split: draw_split(drawing, split, seed, record[split]) for split in SPLITS}
-            (drawing / RECORD).write_text(json.dumps(record | {"holds": held}, indent=1) + "\n")
-            replace(root, drawing)
-    return root
-
-
-def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Draw the mini data set: streets and meadows with things in COCO's layout.",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output_dir", type=Path, default=DEFAULT_ROOT, metavar="DIR", help="folder to draw in")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=TRAIN, metavar="N", help="training pictures")
-    parser.add_argument("--val", type=int, default=VAL, metavar="N", help="validation pictures")
-    return parser.parse_args(argv)
+    """Draw the data set into `root`, unless this very one is there, as `shared.mini.ensure` does; returns `root`."""
+    if min(train, val) < 1 or max(train, val) > 20000 or seed < 0:
+        raise InputError(
+            f"mini data of {train} + {val} pictures, seed {seed}: give 1 to 20000 pictures a split and a seed that is "
+            "not negative"
+        )
+    libraries = {name: VERSIONS[name] for name in ("opencv", "pillow")}
+    made = {"made_by": MAKER, "version": VERSION, "libraries": libraries}
+    record = made | {"seed": seed, "train": train, "val": val}
+    return ensure(root, record, partial(draw_all, record), indent=1)
 
 
 def main() -> None:
     """Draw, or see that the same is there already; then say what it holds."""
-    options = parse_options()
+    parser = build_parser("streets and meadows with things in COCO's layout", DEFAULT_ROOT)
+    parser.add_argument("--train", type=int, default=TRAIN, metavar="N", help="training pictures")
+    parser.add_argument("--val", type=int, default=VAL, metavar="N", help="validation pictures")
+    options = parser.parse_args()
     root = ensure_mini(options.output_dir, options.seed, options.train, options.val)
-    for split, held in json.loads((root / RECORD).read_text())["holds"].items():
+    for split, held in read_record(root)["holds"].items():
         things = ", ".join(f"{sum(sizes.values())} {name}" for name, sizes in held["categories"].items())
         sizes = ", ".join(f"{sum(c[size] for c in held['categories'].values())} {size}" for size in SIZES)
         print(f"{root / (split + '2017')}: {held['pictures']} pictures, {held['empty']} of them empty")

@@ -8,35 +8,24 @@ was drawn and what it holds. What is drawn stands in street.py and solids.py, an
 length are half of KITTI's, so that the limits of its difficulties, which are heights in pixels, lie half as far away.
 """
 
-import argparse
-import fcntl
-import json
-import multiprocessing
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-import PIL
 from PIL import Image
-from tqdm import tqdm
 
-from shared import HelpFormatter, InputError
+from shared import InputError
+from shared.mini import VERSIONS, build_parser, draw_jobs, ensure, read_record
 
 from . import street
 
-FOLDER = Path(__file__).resolve().parents[1]
-DEFAULT_ROOT = FOLDER / "data" / "mini"
+DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
 VERSION = 1  # of the drawing: raise it when the same seed gives other files
+MAKER = "gupnet/datasets/mini.py"  # names the drawing in mini.json: another name would disown drawn data sets
 COUNTS = {"train": 120, "val": 80, "test": 8}  # frames
 WORTH_PROCESSES = 24  # frames from which a process a core saves more time than it takes to start
-RECORD = "mini.json"
-MAKER = "gupnet/datasets/mini.py"
 
 _backdrops = lru_cache(maxsize=1)(street.backdrops)
 
@@ -73,18 +62,8 @@ def calibration(projection: np.ndarray) -> str:
     return "".join(f"{name}: {' '.join(f'{value:.12e}' for value in values)}\n" for name, values in entries.items())
 
 
-def make_record(seed: int, counts: dict[str, int]) -> dict:
-    """What mini.json holds beside the results: equal records mean equal files."""
-    if seed < 0:
-        raise InputError(f"--seed {seed}: give a seed that is not negative")
-    if min(counts.values()) < 1:
-        raise InputError(f"--frames {' '.join(map(str, counts.values()))}: give each split at least one frame")
-    size = [street.WIDTH, street.HEIGHT]
-    return {"made_by": MAKER, "version": VERSION, "seed": seed, "size": size, "frames": dict(counts)}
-
-
-def draw_all(folder: Path, record: dict) -> None:
-    """Draw everything of a record under `folder`, mini.json last."""
+def draw_all(record: dict, folder: Path) -> dict:
+    """Draw everything of a record under `folder`; returns how many objects of each type its labelled splits hold."""
     for part, names in (("training", ("image_2", "label_2", "calib")), ("testing", ("image_2", "calib"))):
         for name in names:
             (folder / part / name).mkdir(parents=True)
@@ -93,116 +72,37 @@ def draw_all(folder: Path, record: dict) -> None:
     for split, numbers in splits.items():
         (folder / "ImageSets" / f"{split}.txt").write_text("".join(f"{number:06d}\n" for number in numbers))
     jobs = [("training", number) for number in splits["trainval"]] + [("testing", number) for number in splits["test"]]
-    cores = len(os.sched_getaffinity(0)) if len(jobs) >= WORTH_PROCESSES else 1
-    work = partial(draw_frame, folder, record["seed"])
-    # spawned, not forked: Paddle or torch may be running threads in this process
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(cores, cv2.setNumThreads, (1,)) if cores > 1 else nullcontext() as pool:
-        drawn = pool.imap(work, jobs, chunksize=8) if pool else map(work, jobs)
-        bar = tqdm(drawn, desc="drawing mini data", total=len(jobs), unit="frame", leave=False, disable=None)
-        labels = dict(zip(jobs, bar, strict=True))
+    labels = draw_jobs(partial(draw_frame, folder, record["seed"]), jobs, "frame", WORTH_PROCESSES)
+    types = dict(zip(jobs, ([line.split()[0] for line in lines] for lines in labels), strict=True))
     objects = {
-        split: dict(sorted(Counter(line.split()[0] for n in splits[split] for line in labels["training", n]).items()))
+        split: dict(sorted(Counter(name for number in splits[split] for name in types["training", number]).items()))
         for split in ("train", "val")
     }
-    versions = {"numpy": np.__version__, "opencv": cv2.__version__, "pillow": PIL.__version__}
-    (folder / RECORD).write_text(json.dumps(record | {"objects": objects, "versions": versions}, indent=2) + "\n")
-
-
-def read_record(root: Path) -> dict | None:
-    """The record of a folder that this module drew; None where there is no folder, or an empty one.
-
-    Raises InputError for anything else: it belongs to somebody and must not be replaced.
-    """
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return None
-    try:
-        record = json.loads((root / RECORD).read_text())
-        if record["made_by"] == MAKER:
-            return record
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    raise InputError(f"{root}: not a mini data set (no {RECORD} of {MAKER}), so it stays as it is; name another folder")
-
-
-def holds(root: Path, record: dict) -> bool:
-    """Whether `root` holds the data set of this record."""
-    found = read_record(root)
-    return found is not None and {key: found.get(key) for key in record} == record
-
-
-@contextmanager
-def alone_with(root: Path) -> Iterator[Path]:
-    """Hold the lock file beside `root`; yields the folder beside it to draw in, which nobody else uses meanwhile.
-
-    The lock ends with its process, so whatever lies there is left from a drawing that was broken off.
-    """
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        lock = (root.parent / f".{root.name}.lock").open("w")
-    except OSError as error:
-        raise InputError(f"{root}: cannot be made ({error.strerror}); name a folder that you may write to") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_drawings(root)
-        try:
-            # a name of its own: helpers of a process that was killed may still draw for a moment
-            yield root.parent / f".{root.name}.drawing-{os.getpid()}"
-        finally:
-            remove_drawings(root)
-
-
-def remove_drawings(root: Path) -> None:
-    """Remove what drawings beside `root` have left."""
-    for left in root.parent.glob(f".{root.name}.drawing-*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def replace(root: Path, drawing: Path) -> None:
-    """Put a finished drawing in the place of `root`, which holds an older one, is empty, or is not there."""
-    if root.exists() and any(root.iterdir()):
-        root.replace(drawing.with_name(f"{drawing.name}.old"))
-    drawing.replace(root)
+    return {"objects": objects, "versions": VERSIONS}
 
 
 def ensure_mini(root: str | os.PathLike = DEFAULT_ROOT, seed: int = 0, counts: dict[str, int] = COUNTS) -> Path:
-    """Draw the data set into `root` in place of any older one, unless this very one is there; returns `root`.
+    """Draw the data set into `root`, unless this very one is there, as `shared.mini.ensure` does; returns `root`.
 
-    `counts`: frames of train, val and test. The folder appears whole or not at all; several processes may call this at
-    once. Raises InputError where `root` is something that this module did not draw.
+    `counts`: frames of train, val and test.
     """
-    root = Path(root).resolve()
-    record = make_record(seed, counts)
-    if holds(root, record):
-        return root
-    with alone_with(root) as drawing:
-        if not holds(root, record):  # still: another process may have drawn it meanwhile
-            draw_all(drawing, record)
-            replace(root, drawing)
-    return root
-
-
-def parse_options(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Draw the mini data set: streets in the layout of KITTI's object set.",
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--output_dir", type=Path, default=DEFAULT_ROOT, metavar="DIR", help="folder to draw in")
-    parser.add_argument("--seed", type=int, default=0)
-    text = "frames of train, val and test"
-    counts = list(COUNTS.values())
-    parser.add_argument("--frames", type=int, nargs=3, default=counts, metavar=("TRAIN", "VAL", "TEST"), help=text)
-    return parser.parse_args(argv)
+    if seed < 0:
+        raise InputError(f"--seed {seed}: give a seed that is not negative")
+    if min(counts.values()) < 1:
+        raise InputError(f"--frames {' '.join(map(str, counts.values()))}: give each split at least one frame")
+    size = [street.WIDTH, street.HEIGHT]
+    record = {"made_by": MAKER, "version": VERSION, "seed": seed, "size": size, "frames": dict(counts)}
+    return ensure(root, record, partial(draw_all, record))
 
 
 def main() -> None:
     """Draw, or see that the same is there already; then say what it holds."""
-    options = parse_options()
+    parser = build_parser("streets in the layout of KITTI's object set", DEFAULT_ROOT)
+    text, counts = "frames of train, val and test", list(COUNTS.values())
+    parser.add_argument("--frames", type=int, nargs=3, default=counts, metavar=("TRAIN", "VAL", "TEST"), help=text)
+    options = parser.parse_args()
     root = ensure_mini(options.output_dir, options.seed, dict(zip(COUNTS, options.frames, strict=True)))
-    record = json.loads((root / RECORD).read_text())
-    frames = ", ".join(f"{count} {split}" for split, count in record["frames"].items())
-    print(f"{root}: {frames} frames")
+    record = read_record(root)
+    print(f"{root}: {', '.join(f'{count} {split}' for split, count in record['frames'].items())} frames")
     for split, objects in record["objects"].items():
         print(f"{split}: {', '.join(f'{count} {name}' for name, count in objects.items())}")

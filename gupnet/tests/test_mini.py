@@ -1,52 +1,24 @@
-"""The embedded mini data set: its geometry by closed form, its files, that it repeats, and that it is safe to make."""
+"""The mini data set: its geometry by closed form, its labels, its files."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from shared import InputError
+from shared.tests.mini_suite import MiniSuite, World
 
 from constants import CLASSES, MEAN_SIZES
-from datasets import read_calibration, read_objects
-from mini import draw as mini
-from mini import render, solids, street, textures
-from mini.draw import ensure_mini
+from datasets.calibration import read_calibration
+from datasets.objects import read_objects
+from mini import draw, render, solids, street, textures
 
-SCRIPT = Path(mini.__file__).parents[1] / "draw_mini.py"
-SMALL = {"train": 3, "val": 2, "test": 1}
-CALL = (
-    "import sys; from mini import draw as mini; mini.WORTH_PROCESSES = int(sys.argv[2]); "
-    "mini.ensure_mini(sys.argv[1], 0, dict(zip(mini.COUNTS, map(int, sys.argv[3:]))))"
-)
 SUN = np.array([0, -1.0, 0])
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file under a folder, by its path."""
-    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
-
-
-def start(root: Path, counts=SMALL, worth_processes: int = 10**6) -> subprocess.Popen:
-    """A process of its own that makes a mini data set; it imports the module alone, without paddle."""
-    words = [str(root), str(worth_processes), *map(str, counts.values())]
-    # started in the background by a script, this process ignores SIGINT, and its children would too
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    command = [sys.executable, "-c", CALL, *words]
-    return subprocess.Popen(command, cwd=SCRIPT.parent, stderr=subprocess.DEVNULL, preexec_fn=heed)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", 0, SMALL)
+def options(train: int, val: int, test: int) -> dict:
+    return {"counts": {"train": train, "val": val, "test": test}}
 
 
 @cache
@@ -82,11 +54,6 @@ def seen_box(canvas: render.Canvas) -> np.ndarray:
     return (ends - (render.OVERSAMPLING - 1) / 2) / render.OVERSAMPLING
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Geometry
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def projected(points: np.ndarray, projection: np.ndarray) -> np.ndarray:
     """Written down anew: pixels [n, 2] of points [n, 3]."""
     samples = np.concatenate([points, np.ones((len(points), 1))], 1) @ projection.T
@@ -94,7 +61,7 @@ def projected(points: np.ndarray, projection: np.ndarray) -> np.ndarray:
 
 
 def box_points(size, position, rotation) -> np.ndarray:
-    """Written down anew from fact sheet 7.2: the corners [8, 3] of a 3D box."""
+    """Written down anew: the corners [8, 3] of a 3D box."""
     height, width, length = size
     x, y, z = position
     cosine, sine = np.cos(rotation), np.sin(rotation)
@@ -224,133 +191,57 @@ def test_nobody_stands_in_another_and_sizes_are_the_classes():
         assert np.abs(np.mean(found, 0) / mean - 1).max() < 0.02
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Files
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- files
 
 
-def test_layout(root):
-    splits = ("train", "val", "trainval", "test")
-    lists = {split: (root / f"ImageSets/{split}.txt").read_text().split() for split in splits}
-    assert sorted(lists["train"] + lists["val"]) == lists["trainval"] == [f"{n:06d}" for n in range(5)]
-    assert lists["test"] == ["000000"] and len(lists["train"]) == 3
-    folders = {"training": ("image_2", "label_2", "calib"), "testing": ("image_2", "calib")}
-    for part, names in folders.items():
-        assert sorted(path.name for path in (root / part).iterdir()) == sorted(names)
-        for name in names:
-            frames = lists["trainval" if part == "training" else "test"]
-            assert sorted(path.stem for path in (root / part / name).iterdir()) == frames
-    for path in (root / "training/image_2").iterdir():
-        with Image.open(path) as picture:
-            assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (640, 192))
-    for path in (root / "training/calib").iterdir():
-        matrix = read_calibration(path).P2
-        assert any(np.allclose(matrix, known, rtol=1e-6) for known in street.PROJECTIONS)
-        assert [line.split(":")[0] for line in path.read_text().splitlines()] == [
-            "P0", "P1", "P2", "P3", "R0_rect", "Tr_velo_to_cam", "Tr_imu_to_velo"
-        ]  # fmt: skip
+class TestDataSet(MiniSuite):
+    WORLD = World(
+        draw,
+        small=options(3, 2, 1),
+        fewer=options(1, 1, 1),
+        large=options(120, 80, 8),
+        wrong=[(options(3, 0, 1), "--frames 3 0 1")],
+        command="--frames 1 1 1".split(),
+        says=("1 train, 1 val, 1 test frames", "Car"),
+    )
 
+    def test_layout(self, root):
+        splits = ("train", "val", "trainval", "test")
+        lists = {split: (root / f"ImageSets/{split}.txt").read_text().split() for split in splits}
+        assert sorted(lists["train"] + lists["val"]) == lists["trainval"] == [f"{n:06d}" for n in range(5)]
+        assert lists["test"] == ["000000"] and len(lists["train"]) == 3
+        folders = {"training": ("image_2", "label_2", "calib"), "testing": ("image_2", "calib")}
+        for part, names in folders.items():
+            assert sorted(path.name for path in (root / part).iterdir()) == sorted(names)
+            for name in names:
+                frames = lists["trainval" if part == "training" else "test"]
+                assert sorted(path.stem for path in (root / part / name).iterdir()) == frames
+        for path in (root / "training/image_2").iterdir():
+            with Image.open(path) as picture:
+                assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (640, 192))
+        for path in (root / "training/calib").iterdir():
+            matrix = read_calibration(path).P2
+            assert any(np.allclose(matrix, known, rtol=1e-6) for known in street.PROJECTIONS)
+            assert [line.split(":")[0] for line in path.read_text().splitlines()] == [
+                "P0", "P1", "P2", "P3", "R0_rect", "Tr_velo_to_cam", "Tr_imu_to_velo"
+            ]  # fmt: skip
 
-def test_files_are_what_is_drawn(root):
-    for number in range(2):
-        sky, ground = street.backdrops(0)[frame(number).variant]
-        picture, lines = street.render(frame(number), (sky, ground))
-        with Image.open(root / f"training/image_2/{number:06d}.png") as file:
-            np.testing.assert_array_equal(np.asarray(file), picture)
-        assert (root / f"training/label_2/{number:06d}.txt").read_text().splitlines() == lines
-        assert len(read_objects(root / f"training/label_2/{number:06d}.txt")) == len(lines)
+    def test_files_are_what_is_drawn(self, root):
+        for number in range(2):
+            sky, ground = street.backdrops(0)[frame(number).variant]
+            picture, lines = street.render(frame(number), (sky, ground))
+            with Image.open(root / f"training/image_2/{number:06d}.png") as file:
+                np.testing.assert_array_equal(np.asarray(file), picture)
+            assert (root / f"training/label_2/{number:06d}.txt").read_text().splitlines() == lines
+            assert len(read_objects(root / f"training/label_2/{number:06d}.txt")) == len(lines)
 
-
-def test_record(root):
-    record = json.loads((root / "mini.json").read_text())
-    assert (record["version"], record["seed"], record["size"]) == (mini.VERSION, 0, [640, 192])
-    assert record["frames"] == SMALL and set(record["versions"]) == {"numpy", "opencv", "pillow"}
-    counted = {"train": {}, "val": {}}
-    for split, counts in counted.items():
-        for name in (root / f"ImageSets/{split}.txt").read_text().split():
-            for kind in read_objects(root / f"training/label_2/{name}.txt").types:
-                counts[kind] = counts.get(kind, 0) + 1
-    assert record["objects"] == counted
-
-
-def test_the_seed_alone_decides(tmp_path, root):
-    """Twice the same bytes, also when several processes draw; other bytes from another seed."""
-    assert start(tmp_path / "many", worth_processes=1).wait(120) == 0
-    assert contents(tmp_path / "many") == contents(root)
-    first, other = (street.render(street.build(seed, 0), backdrop())[0] for seed in (0, 1))
-    assert np.abs(first.astype(float) - other).mean() > 5
-
-
-def test_ensure_draws_only_what_is_missing(root, monkeypatch):
-    before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
-    assert ensure_mini(root, 0, SMALL) == root
-    assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before
-    assert not mini.holds(root, mini.make_record(1, SMALL))
-    assert not mini.holds(root, mini.make_record(0, SMALL | {"val": 3}))
-    monkeypatch.setattr(mini, "VERSION", mini.VERSION + 1)
-    assert not mini.holds(root, mini.make_record(0, SMALL))
-
-
-@pytest.mark.parametrize("record", [None, "{", "[]", '{"made_by": "someone else"}'])
-def test_a_foreign_folder_is_left_alone(tmp_path, record):
-    (tmp_path / "photo.png").write_bytes(b"mine")
-    if record is not None:
-        (tmp_path / "mini.json").write_text(record)
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match="name another folder") as caught:
-        ensure_mini(tmp_path, 0, SMALL)
-    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
-    assert contents(tmp_path) == before
-
-
-def test_a_file_in_its_place_is_left_alone(tmp_path):
-    (tmp_path / "mini").write_text("mine")
-    with pytest.raises(InputError):
-        ensure_mini(tmp_path / "mini", 0, SMALL)
-    with pytest.raises(InputError, match="cannot be made"):
-        ensure_mini(tmp_path / "mini" / "below", 0, SMALL)
-    assert (tmp_path / "mini").read_text() == "mine"
-
-
-def test_wrong_numbers(tmp_path):
-    with pytest.raises(InputError, match="--seed -1"):
-        ensure_mini(tmp_path / "mini", -1, SMALL)
-    with pytest.raises(InputError, match="--frames 3 0 1"):
-        ensure_mini(tmp_path / "mini", 0, SMALL | {"val": 0})
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_drawing_broken_off_leaves_no_root(tmp_path, how):
-    folder = tmp_path / "mini"
-    child = start(folder, mini.COUNTS)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.png")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert list(tmp_path.rglob("*.png")), "the child never drew"
-    os.kill(child.pid, how)
-    assert child.wait(20) != 0
-    assert not folder.exists()
-    with mini.alone_with(folder):
-        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".mini.lock"]
-
-
-def test_a_failed_redrawing_keeps_the_old_one(tmp_path, monkeypatch):
-    (tmp_path / "mini").mkdir()
-    (tmp_path / "mini" / "mini.json").write_text(json.dumps({"made_by": mini.MAKER}))
-    before = contents(tmp_path / "mini")
-
-    def full(*_) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(mini, "draw_frame", full)
-    with pytest.raises(OSError, match="no space"):
-        ensure_mini(tmp_path / "mini", 0, SMALL)
-    assert contents(tmp_path / "mini") == before
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".mini.lock", "mini"]
-
-
-def test_several_processes_make_one(tmp_path, root):
-    children = [start(tmp_path / "mini") for _ in range(2)]
-    assert [child.wait(120) for child in children] == [0, 0]
-    assert contents(tmp_path / "mini") == contents(root)
+    def test_record(self, root):
+        record = json.loads((root / "mini.json").read_text())
+        assert record["size"] == [640, 192] and record["frames"] == {"train": 3, "val": 2, "test": 1}
+        assert set(record["versions"]) == {"numpy", "opencv", "pillow"}
+        counted = {"train": {}, "val": {}}
+        for split, counts in counted.items():
+            for name in (root / f"ImageSets/{split}.txt").read_text().split():
+                for kind in read_objects(root / f"training/label_2/{name}.txt").types:
+                    counts[kind] = counts.get(kind, 0) + 1
+        assert record["objects"] == counted

@@ -15,7 +15,7 @@ from shared.align.formula import formula_state
 from shared.tests.scripts import call_script
 
 from convert import load_official
-from mini.draw import write_mini
+from mini.draw import ensure_mini
 from models import build_model
 from options import parse_options
 from reference.network import build_reference
@@ -129,7 +129,7 @@ def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
 
 
 def test_both_engines_evaluate_alike(converted, tmp_path):
-    data = write_mini(tmp_path / "mini", train_per_class=1, val_per_class=2, size=40)
+    data = ensure_mini(tmp_path / "mini", train_per_class=1, val_per_class=2, size=40)
     metrics = {}
     for engine in ("dygraph", "inference"):
         finished = call(
@@ -161,7 +161,7 @@ def test_folders_of_synsets_are_labelled_as_in_imagenet(tmp_path):
 
 def test_align_on_a_given_checkpoint(official, tmp_path):
     """The cheap stages on a user's weights: exit status, records, log, JSON."""
-    data = write_mini(tmp_path / "mini", train_per_class=2, val_per_class=2, size=40)
+    data = ensure_mini(tmp_path / "mini", train_per_class=2, val_per_class=2, size=40)
     argv = ["--weights", official, "--data_path", data, "--output_dir", tmp_path / "o", *NETWORK[2:]]
     finished = call("align.py", "--stage", "structure", "data", "forward", "metric", "loss", *argv)
     assert finished.returncode == 0, finished.stdout + finished.stderr
@@ -179,7 +179,7 @@ def test_align_on_a_given_checkpoint(official, tmp_path):
 
 def test_align_finds_a_planted_fault(official, tmp_path):
     """A wrong epsilon in batch norm: the structure passes, the forward stage names the first stage of the network."""
-    data = write_mini(tmp_path / "mini", train_per_class=2, val_per_class=2, size=40)
+    data = ensure_mini(tmp_path / "mini", train_per_class=2, val_per_class=2, size=40)
     faulty = tmp_path / "faulty"
     made = shutil.ignore_patterns("data", "output", "result", "logs", "tests", "__pycache__")
     shutil.copytree(FOLDER, faulty, ignore=made)

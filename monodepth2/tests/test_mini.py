@@ -1,12 +1,7 @@
-"""The embedded mini data set: its geometry, its files, that it repeats, and that it is safe to make."""
+"""The mini data set: its geometry by closed form, its scans and calibration, its files."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -15,63 +10,19 @@ import pytest
 from PIL import Image
 
 from shared import InputError
+from shared.tests.mini_suite import MiniSuite, World, contents
 
-from mini import draw as mini
-from mini import render, rig, street
+from mini import draw, render, rig, street
 from mini.draw import ensure_mini
 from mini.rig import CAMERA
 
-SCRIPT = Path(mini.__file__).parents[1] / "draw_mini.py"
 DATE = "2026_05_01/2026_05_01_drive"
 ODOMETRY = "2026_05_02/2026_05_02_drive_0011_sync"
-CALL = (
-    "import sys; from mini import draw as mini; from pathlib import Path; mini.WORTH_PROCESSES = int(sys.argv[2]); "
-    "mini.ensure_mini(sys.argv[1], 0, Path(sys.argv[3]))"
-)
-
-
-def write_lists(folder: Path, **lines: list[str]) -> Path:
-    """Lists of their own for a small data set."""
-    for name in (*mini.LISTS.values(), mini.ODOMETRY_LIST):
-        part = "odometry" if "odom" in name else Path(name).stem.split("_")[0]
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("".join(f"{line}\n" for line in lines[part]))
-    return folder
-
-
-def small_lists(folder: Path) -> Path:
-    """Five moments, three scans."""
-    test = [f"{ODOMETRY} {0:010d} l"]
-    lines = [f"{DATE}_0001_sync 1 l", f"{DATE}_0001_sync 1 r"]
-    return write_lists(folder, train=lines, val=[f"{DATE}_0001_sync 2 r"], test=test, odometry=["9 0 l"])
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    """Every file under a folder, by its path."""
-    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(root.rglob("*")) if file.is_file()}
-
-
-def start(root: Path, lists: Path, worth_processes: int = 10**6) -> subprocess.Popen:
-    """A process of its own that makes a mini data set; it imports the module alone, without paddle."""
-    command = [sys.executable, "-c", CALL, str(root), str(worth_processes), str(lists)]
-    # started in the background by a script, this process ignores SIGINT, and its children would too
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=SCRIPT.parent, stderr=subprocess.DEVNULL, preexec_fn=heed)
-
-
-@pytest.fixture(scope="module")
-def lists(tmp_path_factory) -> Path:
-    return small_lists(tmp_path_factory.mktemp("lists"))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, lists) -> Path:
-    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", 0, lists)
 
 
 @cache
 def drive(number: int) -> street.Street:
-    return street.build(0, number, lead=number % mini.LEAD_EVERY == 0)
+    return street.build(0, number, lead=number % draw.LEAD_EVERY == 0)
 
 
 @cache
@@ -80,16 +31,11 @@ def seen(number: int, frame: int, side: str = "l") -> tuple[np.ndarray, np.ndarr
     return render.render(place.at(frame), place.pose(frame, side), CAMERA)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Geometry
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def warped(source: np.ndarray, depth: np.ndarray, motion: np.ndarray) -> tuple[np.ndarray, ...]:
     """`source` as seen at `depth` [H, W] from elsewhere: `motion` [4, 4] leads to the source's camera.
 
-    Written down anew from the intrinsics of fact sheet 3.3 (the picture's middle at half its size). Returns the
-    picture, where it was sampled (x, y; -9 for the sky), and the depth from the source's camera.
+    Written down anew: fx = 0.58 width, fy = 1.92 height, the principal point at half the size. Returns the picture,
+    where it was sampled (x, y; -9 for the sky), and the depth from the source's camera.
     """
     height, width = depth.shape
     x = (np.arange(width) + 0.5 - 0.5 * width) / (0.58 * width)
@@ -206,58 +152,6 @@ def test_streets_and_drives_differ():
     assert np.abs(seen(1, 10)[0].astype(float) - seen(4, 10)[0]).mean() > 20
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Calibration and scans
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def read_calibration(file: Path) -> dict[str, np.ndarray]:
-    """Fact sheet 3.2: values of numbers become arrays."""
-    pairs = (line.split(":", 1) for line in file.read_text().splitlines())
-    return {key: np.array(value.split(), float) for key, value in pairs if set(value) <= set("0123456789.e+- ")}
-
-
-@pytest.mark.parametrize("camera", [2, 3])
-def test_scans_project_onto_what_is_rendered(root, camera):
-    """Fact sheet 3.5, points 1 to 4, from the files alone."""
-    cams = read_calibration(root / "2026_05_01" / "calib_cam_to_cam.txt")
-    velo = read_calibration(root / "2026_05_01" / "calib_velo_to_cam.txt")
-    rectify = np.eye(4)
-    rectify[:3, :3] = cams["R_rect_00"].reshape(3, 3)
-    matrix = cams[f"P_rect_0{camera}"].reshape(3, 4) @ rectify
-    matrix = matrix @ street.rigid(velo["R"].reshape(3, 3), velo["T"])
-    width, height = cams["S_rect_02"].astype(int)
-    file = root / f"{DATE}_0001_sync" / "velodyne_points" / "data" / f"{1:010d}.bin"
-    points = np.fromfile(file, np.float32).reshape(-1, 4)
-    assert points[:, 3].min() >= 0 and 0.2 < points[:, 3].max() <= 1
-    assert (points[:, 0] > 0).all() and np.linalg.norm(points[:, :3], axis=1).max() < 80
-    u, v, depth = matrix @ np.column_stack([points[:, :3], np.ones(len(points))]).T
-    column, row = np.round(u / depth).astype(int) - 1, np.round(v / depth).astype(int) - 1
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    assert inside.mean() > 0.75
-    assert len(np.unique(row[inside] * width + column[inside])) > 0.08 * width * height
-    rendered = seen(1, 1, "l" if camera == 2 else "r")[1][row[inside], column[inside]]
-    off = np.abs(depth[inside] - rendered) / rendered
-    # within a pixel depth varies, and the scanner sees past some edges
-    assert np.median(off) < 0.01 and (off < 0.05).mean() > 0.88
-
-
-def test_calibration_files(root):
-    for date in ("2026_05_01", "2026_05_02"):
-        cams = read_calibration(root / date / "calib_cam_to_cam.txt")
-        assert set(cams) == {"corner_dist"} | {
-            f"{name}_0{k}" for name in ("S", "K", "D", "R", "T", "S_rect", "R_rect", "P_rect") for k in range(4)
-        }
-        for k in (2, 3):
-            matrix = cams[f"P_rect_0{k}"].reshape(3, 4)
-            assert cams["S_rect_02"].tolist() == [416, 126]
-            assert matrix[0, 0] / 416 == 0.58 and matrix[1, 1] / 126 == 1.92
-            assert (matrix[0, 2] - 0.5) / 416 == 0.5 and (matrix[1, 2] - 0.5) / 126 == 0.5  # pixels count from 1
-            assert matrix[0, 3] == pytest.approx(-(k - 2) * 0.54 * matrix[0, 0], rel=1e-6)
-        assert (root / date / "calib_velo_to_cam.txt").read_text().startswith("calib_time: ")
-        assert set(read_calibration(root / date / "calib_velo_to_cam.txt")) == {"R", "T", "delta_f", "delta_c"}
-
-
 def test_scanned_depth_by_hand():
     """Two points ahead on rows of their own, one out of sight; then two of which the nearer hides the farther."""
     points = np.float32([[20, 0, 0, 0], [10, 0, 0, 0], [10, 50, 0, 0]])
@@ -278,104 +172,138 @@ def test_baselines_by_hand():
     assert errors["mean_inverse_depth_of_the_row"] == pytest.approx(0, abs=1e-4)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Files
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def write_lists(folder: Path, **lines: list[str]) -> Path:
+    """Lists of their own for a small data set."""
+    for name in (*draw.LISTS.values(), draw.ODOMETRY_LIST):
+        part = "odometry" if "odom" in name else Path(name).stem.split("_")[0]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(f"{line}\n" for line in lines[part]))
+    return folder
+
+
+def small_lists(folder: Path) -> Path:
+    """Five moments, three scans."""
+    test = [f"{ODOMETRY} {0:010d} l"]
+    lines = [f"{DATE}_0001_sync 1 l", f"{DATE}_0001_sync 1 r"]
+    return write_lists(folder, train=lines, val=[f"{DATE}_0001_sync 2 r"], test=test, odometry=["9 0 l"])
+
+
+def read_calibration(file: Path) -> dict[str, np.ndarray]:
+    """As the reference reads calibration files: values of numbers become arrays."""
+    pairs = (line.split(":", 1) for line in file.read_text().splitlines())
+    return {key: np.array(value.split(), float) for key, value in pairs if set(value) <= set("0123456789.e+- ")}
+
+
+class TestDataSet(MiniSuite):
+    @pytest.fixture(scope="class")
+    def lists(self, tmp_path_factory) -> Path:
+        return small_lists(tmp_path_factory.mktemp("lists"))
+
+    @pytest.fixture(scope="class")
+    def world(self, lists, tmp_path_factory) -> World:
+        fewer = [f"{DATE}_0001_sync 1 l"]
+        fewer = write_lists(tmp_path_factory.mktemp("fewer"), train=fewer, val=[], test=fewer, odometry=["9 0 l"])
+        return World(
+            draw,
+            small={"lists": str(lists)},
+            fewer={"lists": str(fewer)},
+            large={"lists": str(draw.DEFAULT_LISTS)},
+            wrong=[({"lists": str(lists / "nowhere")}, "train_files.txt")],
+            copies=4,  # of the sequence
+        )
+
+    @pytest.mark.parametrize("camera", [2, 3])
+    def test_scans_project_onto_what_is_rendered(self, root, camera):
+        """As the reference projects velodyne points, from the files alone."""
+        cams = read_calibration(root / "2026_05_01" / "calib_cam_to_cam.txt")
+        velo = read_calibration(root / "2026_05_01" / "calib_velo_to_cam.txt")
+        rectify = np.eye(4)
+        rectify[:3, :3] = cams["R_rect_00"].reshape(3, 3)
+        matrix = cams[f"P_rect_0{camera}"].reshape(3, 4) @ rectify
+        matrix = matrix @ street.rigid(velo["R"].reshape(3, 3), velo["T"])
+        width, height = cams["S_rect_02"].astype(int)
+        file = root / f"{DATE}_0001_sync" / "velodyne_points" / "data" / f"{1:010d}.bin"
+        points = np.fromfile(file, np.float32).reshape(-1, 4)
+        assert points[:, 3].min() >= 0 and 0.2 < points[:, 3].max() <= 1
+        assert (points[:, 0] > 0).all() and np.linalg.norm(points[:, :3], axis=1).max() < 80
+        u, v, depth = matrix @ np.column_stack([points[:, :3], np.ones(len(points))]).T
+        column, row = np.round(u / depth).astype(int) - 1, np.round(v / depth).astype(int) - 1
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        assert inside.mean() > 0.75
+        assert len(np.unique(row[inside] * width + column[inside])) > 0.08 * width * height
+        rendered = seen(1, 1, "l" if camera == 2 else "r")[1][row[inside], column[inside]]
+        off = np.abs(depth[inside] - rendered) / rendered
+        # within a pixel depth varies, and the scanner sees past some edges
+        assert np.median(off) < 0.01 and (off < 0.05).mean() > 0.88
+
+    def test_calibration_files(self, root):
+        for date in ("2026_05_01", "2026_05_02"):
+            cams = read_calibration(root / date / "calib_cam_to_cam.txt")
+            assert set(cams) == {"corner_dist"} | {
+                f"{name}_0{k}" for name in ("S", "K", "D", "R", "T", "S_rect", "R_rect", "P_rect") for k in range(4)
+            }
+            for k in (2, 3):
+                matrix = cams[f"P_rect_0{k}"].reshape(3, 4)
+                assert cams["S_rect_02"].tolist() == [416, 126]
+                assert matrix[0, 0] / 416 == 0.58 and matrix[1, 1] / 126 == 1.92
+                assert (matrix[0, 2] - 0.5) / 416 == 0.5 and (matrix[1, 2] - 0.5) / 126 == 0.5  # pixels count from 1
+                assert matrix[0, 3] == pytest.approx(-(k - 2) * 0.54 * matrix[0, 0], rel=1e-6)
+            assert (root / date / "calib_velo_to_cam.txt").read_text().startswith("calib_time: ")
+            assert set(read_calibration(root / date / "calib_velo_to_cam.txt")) == {"R", "T", "delta_f", "delta_c"}
+
+    def test_every_line_has_its_files(self, root, lists):
+        for part in draw.LISTS:
+            for line in (lists / draw.LISTS[part]).read_text().splitlines():
+                folder, index, _ = line.split()
+                near = (0,) if part == "test" else (-1, 0, 1)
+                for frame in (int(index) + offset for offset in near):
+                    for camera in (2, 3):
+                        with Image.open(root / folder / f"image_0{camera}" / "data" / f"{frame:010d}.jpg") as picture:
+                            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (416, 126))
+                assert (root / folder / "velodyne_points" / "data" / f"{int(index):010d}.bin").is_file()
+        names = sorted(contents(root))
+        assert len(names) == 6 * 2 + 3 + 4 + 4 + 2
+
+    def test_odometry(self, root):
+        for camera in (2, 3):
+            for frame in (0, 1):
+                copy = root / "sequences" / "09" / f"image_{camera}" / f"{frame:06d}.jpg"
+                assert (
+                    copy.read_bytes()
+                    == (root / ODOMETRY / f"image_0{camera}" / "data" / f"{frame:010d}.jpg").read_bytes()
+                )
+        poses = np.loadtxt(root / "poses" / "09.txt").reshape(-1, 3, 4)
+        assert len(poses) == 2 and np.allclose(poses[0], np.eye(4)[:3])
+        place = drive(11)
+        assert np.allclose(poses[1], (np.linalg.inv(place.pose(0)) @ place.pose(1))[:3], atol=1e-6)
+
+    def test_pictures_are_what_is_rendered(self, root):
+        with Image.open(root / f"{DATE}_0001_sync" / "image_03" / "data" / f"{1:010d}.jpg") as file:
+            assert np.abs(np.asarray(file).astype(float) - seen(1, 1, "r")[0]).mean() < 6  # but for JPEG
+
+    def test_record(self, root):
+        record = json.loads((root / "mini.json").read_text())
+        assert (record["version"], record["seed"], record["size"]) == (draw.VERSION, 0, [416, 126])
+        assert record["lines"] == {"train": 2, "val": 1, "test": 1, "odometry": 1}
+        assert (record["frames"], record["scans"]) == (6, 3)
+        assert set(record["versions"]) == {"numpy", "opencv", "pillow"}
+        assert all(0.1 < error < 1 for error in record["abs_rel"].values()) and len(record["abs_rel"]) == 2
 
 
 def test_the_committed_lists():
-    named = mini.read_lists(mini.DEFAULT_LISTS)
-    jobs = mini.jobs_of(named)
+    named = draw.read_lists(draw.DEFAULT_LISTS)
+    jobs = draw.jobs_of(named)
     assert len(jobs) == len({job[:2] for job in jobs}) and len(named["train"]) >= 160 and len(named["test"]) >= 16
-    drives = {part: {entry[0] for entry in named[part]} for part in mini.LISTS}
+    drives = {part: {entry[0] for entry in named[part]} for part in draw.LISTS}
     assert not drives["train"] & (drives["val"] | drives["test"]) and not drives["val"] & drives["test"]
-    for part, name in mini.LISTS.items():
-        lines = (mini.DEFAULT_LISTS / name).read_text().splitlines()
+    for part, name in draw.LISTS.items():
+        lines = (draw.DEFAULT_LISTS / name).read_text().splitlines()
         assert len(set(lines)) == len(lines)
         assert {line.split()[2] for line in lines} == ({"l"} if part == "test" else {"l", "r"})
     assert named["odometry"] == [("9", frame) for frame in range(len(named["odometry"]))]
-
-
-def test_every_line_has_its_files(root, lists):
-    for part in mini.LISTS:
-        for line in (lists / mini.LISTS[part]).read_text().splitlines():
-            folder, index, _ = line.split()
-            near = (0,) if part == "test" else (-1, 0, 1)
-            for frame in (int(index) + offset for offset in near):
-                for camera in (2, 3):
-                    with Image.open(root / folder / f"image_0{camera}" / "data" / f"{frame:010d}.jpg") as picture:
-                        assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (416, 126))
-            assert (root / folder / "velodyne_points" / "data" / f"{int(index):010d}.bin").is_file()
-    names = sorted(contents(root))
-    assert len(names) == 6 * 2 + 3 + 4 + 4 + 2  # pictures, scans, calibrations, pictures of the sequence, poses, record
-
-
-def test_odometry(root):
-    for camera in (2, 3):
-        for frame in (0, 1):
-            copy = root / "sequences" / "09" / f"image_{camera}" / f"{frame:06d}.jpg"
-            assert (
-                copy.read_bytes() == (root / ODOMETRY / f"image_0{camera}" / "data" / f"{frame:010d}.jpg").read_bytes()
-            )
-    poses = np.loadtxt(root / "poses" / "09.txt").reshape(-1, 3, 4)
-    assert len(poses) == 2 and np.allclose(poses[0], np.eye(4)[:3])
-    place = drive(11)
-    assert np.allclose(poses[1], (np.linalg.inv(place.pose(0)) @ place.pose(1))[:3], atol=1e-6)
-
-
-def test_pictures_are_what_is_rendered(root):
-    with Image.open(root / f"{DATE}_0001_sync" / "image_03" / "data" / f"{1:010d}.jpg") as file:
-        assert np.abs(np.asarray(file).astype(float) - seen(1, 1, "r")[0]).mean() < 6  # but for JPEG
-
-
-def test_record(root):
-    record = json.loads((root / "mini.json").read_text())
-    assert (record["version"], record["seed"], record["size"]) == (mini.VERSION, 0, [416, 126])
-    assert record["lines"] == {"train": 2, "val": 1, "test": 1, "odometry": 1}
-    assert (record["frames"], record["scans"]) == (6, 3)
-    assert set(record["versions"]) == {"numpy", "opencv", "pillow"}
-    assert all(0.1 < error < 1 for error in record["abs_rel"].values()) and len(record["abs_rel"]) == 2
-
-
-def test_the_seed_alone_decides(tmp_path, root, lists):
-    """Twice the same bytes, also when several processes draw; other bytes from another seed."""
-    assert start(tmp_path / "many", lists, worth_processes=1).wait(120) == 0
-    assert contents(tmp_path / "many") == contents(root)
-    one = mini.Job(f"{DATE}_0001_sync", 1, False)
-    first, other = (mini.draw(seed, one)[0] for seed in (0, 1))
-    assert all(np.abs(first[side].astype(float) - other[side]).mean() > 10 for side in "lr")
-
-
-def test_ensure_draws_only_what_is_missing(root, lists, monkeypatch):
-    before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
-    assert ensure_mini(root, 0, lists) == root
-    assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before
-    for changed in ("VERSION", "seed"):
-        with monkeypatch.context() as patch:
-            if changed == "VERSION":
-                patch.setattr(mini, "VERSION", mini.VERSION + 1)
-            assert not mini.holds(root, mini.make_record(int(changed == "seed"), lists))
-
-
-@pytest.mark.parametrize("record", [None, "{", "[]", '{"made_by": "someone else"}'])
-def test_a_foreign_folder_is_left_alone(tmp_path, lists, record):
-    (tmp_path / "photo.png").write_bytes(b"mine")
-    if record is not None:
-        (tmp_path / "mini.json").write_text(record)
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match="name another folder") as caught:
-        ensure_mini(tmp_path, 0, lists)
-    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
-    assert contents(tmp_path) == before
-
-
-def test_a_file_in_its_place_is_left_alone(tmp_path, lists):
-    (tmp_path / "mini").write_text("mine")
-    with pytest.raises(InputError):
-        ensure_mini(tmp_path / "mini", 0, lists)
-    with pytest.raises(InputError, match="cannot be made"):
-        ensure_mini(tmp_path / "mini" / "below", 0, lists)
-    assert (tmp_path / "mini").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -387,50 +315,3 @@ def test_lists_that_cannot_be_drawn(tmp_path, lines):
     with pytest.raises(InputError) as caught:
         ensure_mini(tmp_path / "mini", 0, lists)
     assert "\n" not in str(caught.value) and not (tmp_path / "mini").exists()
-
-
-def test_missing_lists_and_a_wrong_seed(tmp_path, lists):
-    with pytest.raises(InputError, match="train_files.txt"):
-        ensure_mini(tmp_path / "mini", 0, tmp_path / "nowhere")
-    with pytest.raises(InputError, match="--seed"):
-        ensure_mini(tmp_path / "mini", -1, lists)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_drawing_broken_off_leaves_no_root(tmp_path, lists, how):
-    folder = tmp_path / "mini"
-    child = start(folder, mini.DEFAULT_LISTS)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert list(tmp_path.rglob("*.jpg")), "the child never drew"
-    os.kill(child.pid, how)
-    assert child.wait(20) != 0
-    assert not folder.exists()
-    with mini.alone_with(folder):
-        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".mini.lock"]
-
-
-def test_a_failed_redrawing_keeps_the_old_one(tmp_path, lists, monkeypatch):
-    (tmp_path / "mini").mkdir()
-    (tmp_path / "mini" / "mini.json").write_text(json.dumps({"made_by": mini.MAKER}))
-    before = contents(tmp_path / "mini")
-
-    def full(*_) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(mini, "draw", full)
-    with pytest.raises(OSError, match="no space"):
-        ensure_mini(tmp_path / "mini", 0, lists)
-    assert contents(tmp_path / "mini") == before
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".mini.lock", "mini"]
-
-
-def test_command_line_from_anywhere(tmp_path):
-    (tmp_path / "mini").mkdir()
-    (tmp_path / "mini" / "mine.txt").write_text("mine")
-    command = [sys.executable, str(SCRIPT), "--output_dir", "mini", "--seed", "3"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -5,7 +5,7 @@
 
 The result is `<root>/leftImg8bit/<split>/<city>/<city>_<number>_000019_leftImg8bit.png`, beside it
 `<root>/gtFine/<split>/<city>/<city>_<number>_000019_gtFine_labelIds.png`, and `<root>/mini.json`, the record of how it
-was drawn and of the classes in it. What is drawn, and how, stands in scenes.py.
+was drawn and of the classes in it. What is drawn, and how, stands in street.py.
 """
 
 import os
@@ -19,7 +19,7 @@ from shared import InputError
 from shared.mini import build_parser, draw_jobs, ensure, read_record
 
 from .baselines import colour_baseline, position_baseline
-from .scenes import draw_scene
+from .street import draw_scene
 from constants import CLASS_NAMES, to_train_ids
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[1] / "data" / "mini"
