@@ -9,18 +9,30 @@ stage of every folder passed, 1 when one differs or was not run.
 """
 
 import argparse
+import base64
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
 from shared import HelpFormatter, InputError, run
-from shared.deploying.measure import environment, text_table
+from shared.deploying.measure import environment
 from shared.files import atomic_write_text, reading
+from shared.stages import STAGE_COLUMNS, stage_row
+from shared.tables import cell, text_table
 
 PICTURES = (".png", ".jpg", ".jpeg")
 HERE, COMMITTED = "run on this machine", "committed log"
+WIDEST = 1100  # pixels of a picture on the page
+
+STAGE_HEADER = ("", "paper", *STAGE_COLUMNS[1:])
+TENSOR_HEADER = ("", "tensor", "shape", "mean", "max", "relative", "bound")
+SPEED_HEADER = ("measured", "side", "ms", "speed", "peak MiB")
 
 
 @dataclass
@@ -40,66 +52,75 @@ class Paper:
     def passed(self) -> bool:
         return bool(self.stages) and all(stage["passed"] for stage in self.stages)
 
+    @property
+    def speeds(self) -> list[tuple]:
+        """The benchmark's rows under SPEED_HEADER; the speed is how many times that of the first side."""
+        rows = []
+        for section, sides in self.benchmark.items():
+            for side in sides if isinstance(sides, list) else ():
+                if isinstance(side, dict) and "median_s" in side:
+                    peak = side["peak_bytes"] / 2**20 if "peak_bytes" in side else float("nan")
+                    rows.append((section, side["name"], 1e3 * side["median_s"], side["speed"], peak))
+        return rows
+
 
 def read_paper(folder: Path, committed: bool = True) -> Paper:
     """Collect what `folder` has; without `committed` only what was run here. InputError for a file that is damaged."""
     paper = Paper(folder.name)
-    sources = [(HERE, folder / "result"), *([(COMMITTED, folder / "logs")] if committed else [])]
-    for origin, source in sources:
-        if (source / "align.json").is_file():
-            report = _json(source / "align.json")
-            with reading(source / "align.json", "not the report of an align.py; run it again"):
-                paper.stages, paper.environment = list(report["stages"]), dict(report["environment"])
-                for stage in paper.stages:
-                    _ = stage["passed"], stage["stage"], stage["dtype"], stage["tensors"], stage["worst"]
-            paper.origin = origin
-            break
+    sources = {HERE: folder / "result"} | ({COMMITTED: folder / "logs"} if committed else {})
+    paper.origin = next((origin for origin, source in sources.items() if (source / "align.json").is_file()), "")
+    if paper.origin:
+        file = sources[paper.origin] / "align.json"
+        report = _read(file)
+        with reading(file, "not the report of an align.py; run it again"):
+            paper.stages, paper.environment = list(report["stages"]), dict(report["environment"])
+            for stage in paper.stages:
+                stage_row(stage)
     if paper.origin == HERE:
         for name in dict.fromkeys(stage["stage"] for stage in paper.stages):
-            path = folder / "result" / "log" / f"{name}_diff.json"
-            if path.is_file():
-                paper.tensors[name] = _json(path).get("tensors", [])
-    curves = [source / "train_curves.png" for _, source in sources]
+            file = folder / "result" / "log" / f"{name}_diff.json"
+            if file.is_file():
+                paper.tensors[name] = _read(file).get("tensors", [])
+    curves = [source / "train_curves.png" for source in sources.values()]
     paper.curves = next((path for path in curves if path.is_file()), None)
     drawn = sorted(path for path in (folder / "output" / "demo").glob("*") if path.suffix in PICTURES)
     paper.pictures = sorted((folder / "logs").glob("demo*.png")) or drawn[:2]
     if (folder / "logs" / "benchmark.json").is_file():
-        paper.benchmark = _json(folder / "logs" / "benchmark.json")
+        paper.benchmark = _read(folder / "logs" / "benchmark.json")
     return paper
 
 
-def _json(path: Path) -> dict:
-    with reading(path, "cannot be read; run again what wrote it"):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-# ------------------------------------------------------------------------------------------------------ the tables
-
-STAGE_HEADER = ("", "paper", "stage", "dtype", "tensors", "relative", "max", "nearest to its bound")
+def _read(file: Path) -> dict:
+    with reading(file, "cannot be read; run again what wrote it"):
+        return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def stage_rows(papers: Sequence[Paper]) -> list[tuple]:
     """A row a paper, stage and dtype, under STAGE_HEADER; a paper without an alignment has one that says so."""
     rows = []
     for paper in papers:
+        for verdict, *figures in map(stage_row, paper.stages):
+            rows.append((verdict, paper.name, *figures))
         if not paper.stages:
-            rows.append(
-                ("none", paper.name, "-", "-", 0, float("nan"), float("nan"), f"make align-{paper.name} runs it")
-            )
-        for stage in paper.stages:
-            worst = stage["worst"] or {}
-            told = worst.get("name", "nothing to compare")
-            if worst and not worst["passed"]:
-                told += f": {worst['reason']}"
-            figures = [_number(worst.get(key)) for key in ("relative", "max_abs")]
-            verdict = "pass" if stage["passed"] else "FAIL"
-            rows.append((verdict, paper.name, stage["stage"], stage["dtype"], stage["tensors"], *figures, told))
+            nothing = float("nan")
+            rows.append(("none", paper.name, "-", "-", 0, nothing, nothing, f"make align-{paper.name} runs it"))
     return rows
 
 
-def _number(value: Any) -> float:
-    """A figure of a JSON report, where NaN is null and infinities are text."""
-    return float("nan") if value is None else float(value)
+def tensor_rows(tensors: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row a tensor of a stage's figures, under TENSOR_HEADER, as text."""
+    rows = []
+    for tensor in tensors:
+        shape = "x".join(str(side) for side in tensor["shape"] or ())
+        figures = [cell(tensor[key]) for key in ("mean_abs", "max_abs", "relative")]
+        bounds = [
+            f"{name} <= {tensor['tolerance'][name]:g}"
+            for name in ("relative", "absolute")
+            if tensor["tolerance"][name] is not None
+        ]
+        verdict = "pass" if tensor["passed"] else "FAIL"
+        rows.append([verdict, tensor["name"], shape, *figures, tensor["reason"] or " or ".join(bounds)])
+    return rows
 
 
 def summary(papers: Sequence[Paper]) -> str:
@@ -113,23 +134,6 @@ def summary(papers: Sequence[Paper]) -> str:
     return text + (f"; not run: {', '.join(absent)}" if absent else "")
 
 
-def benchmark_rows(paper: Paper) -> list[tuple]:
-    """(what is measured, side, ms, times the first side's speed, peak MiB or NaN) of the paper's benchmark."""
-    rows = []
-    for section, sides in paper.benchmark.items():
-        if not isinstance(sides, list):
-            continue
-        for side in sides:
-            if not isinstance(side, dict) or "median_s" not in side:
-                continue
-            peak = side["peak_bytes"] / 2**20 if "peak_bytes" in side else float("nan")
-            rows.append((section, side["name"], 1e3 * side["median_s"], side["speed"], peak))
-    return rows
-
-
-BENCHMARK_HEADER = ("measured", "side", "ms", "speed", "peak MiB")
-
-
 def machine_line(values: dict[str, Any]) -> str:
     """Versions and machine in one line."""
     return "  ".join(f"{name} {value}" for name, value in values.items())
@@ -137,21 +141,49 @@ def machine_line(values: dict[str, Any]) -> str:
 
 def markdown(papers: Sequence[Paper]) -> str:
     """The report as Markdown: the tables, without pictures and single tensors."""
-    lines = ["# Alignment report", "", summary(papers), "", f"Written on: {machine_line(environment())}", ""]
-    lines += [*_indented(text_table(STAGE_HEADER, stage_rows(papers))), ""]
+    parts = ["# Alignment report", summary(papers), f"Written on: {machine_line(environment())}"]
+    parts.append(_code(text_table(STAGE_HEADER, stage_rows(papers))))
     for paper in papers:
-        lines += [f"## {paper.name}", ""]
+        parts.append(f"## {paper.name}")
         if paper.origin:
-            lines += [f"Alignment: {paper.origin}; {machine_line(paper.environment)}", ""]
-        rows = benchmark_rows(paper)
-        if rows:
-            of = machine_line(paper.benchmark.get("environment", {}))
-            lines += [f"Benchmark: {COMMITTED}; {of}", "", *_indented(text_table(BENCHMARK_HEADER, rows)), ""]
-    return "\n".join(lines)
+            parts.append(f"Alignment: {paper.origin}; {machine_line(paper.environment)}")
+        if paper.speeds:
+            parts.append(f"Benchmark: {COMMITTED}; {machine_line(paper.benchmark.get('environment', {}))}")
+            parts.append(_code(text_table(SPEED_HEADER, paper.speeds)))
+    return "\n\n".join(parts) + "\n"
 
 
-def _indented(text: str) -> list[str]:
-    return [f"    {line}" for line in text.splitlines()]
+def _code(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def page(papers: Sequence[Paper]) -> str:
+    """The report as one HTML file. InputError where a picture cannot be read."""
+    templates = FileSystemLoader(Path(__file__).parent / "align")
+    jinja = Environment(
+        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    functions = {"cell": cell, "jpeg": _jpeg, "machine_line": machine_line, "tensor_rows": tensor_rows}
+    headers = {"stage_header": STAGE_HEADER, "tensor_header": TENSOR_HEADER, "speed_header": SPEED_HEADER}
+    return jinja.get_template("report.html.jinja").render(
+        papers=papers,
+        summary=summary(papers),
+        environment=environment(),
+        stage_rows=stage_rows(papers),
+        committed=COMMITTED,
+        **headers,
+        **functions,
+    )
+
+
+def _jpeg(path: Path) -> str:
+    """A picture, at most WIDEST pixels wide, as the base64 text of a JPEG."""
+    with reading(path, "cannot be read as a picture; make it again"), Image.open(path) as opened:
+        image = opened.convert("RGB")
+        image.thumbnail((WIDEST, 4 * WIDEST))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,8 +201,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.table:
         print(f"{text_table(STAGE_HEADER, stage_rows(papers))}\n{summary(papers)}")
         return 0 if all(paper.passed for paper in papers) else 1
-    from shared.align.report_page import page
-
     output = Path(options.output_dir)
     atomic_write_text(output / "report.md", markdown(papers))
     atomic_write_text(output / "report.html", page(papers))

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from shared import InputError
-from shared.align.report_page import page
 from shared.diff import Tolerance, compare
-from shared.report import COMMITTED, HERE, main, read_paper, summary
+from shared.report import COMMITTED, HERE, main, page, read_paper, summary
 from shared.stages import Result
 
 MACHINE = {"python": "3.11", "cores": 2}
