@@ -10,8 +10,7 @@ from PIL import Image
 from shared.tests.mini_suite import MiniSuite, World
 
 from constants import CLASSES, MEAN_SIZES
-from datasets.calibration import read_calibration
-from datasets.objects import read_objects
+from datasets import read_calibration, read_objects
 from mini import draw, render, solids, street, textures
 
 SUN = np.array([0, -1.0, 0])
