@@ -1,4 +1,4 @@
-"""What each of the seven stages feeds, records and tolerates."""
+"""The stages of the alignment and the bounds of their records."""
 
 import argparse
 from functools import partial
@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this paper's align.py besides the common ones."""
     add_network_options(parser)
     parser.set_defaults(backbone=None)  # both
-    text = "Cityscapes, or a folder of its layout; drawn when not given"
+    text = "Cityscapes, or a folder of its layout; default: the drawn mini data set"
     parser.add_argument("--data_path", default=None, metavar="DIR", help=text)
 
 
@@ -26,7 +26,7 @@ EQUAL = Tolerance(absolute=0)
 
 def _forward(dtype: str):
     limit = {"float32": Tolerance(1e-5), "float64": Tolerance(1e-7)}[dtype]
-    # behind a global average the variance is that of four numbers, which magnifies rounding
+    # after a global average the variance is that of four numbers, which magnifies rounding
     return {".*/statistics/": Tolerance({"float32": 1e-4, "float64": 1e-7}[dtype]), "": limit}
 
 
@@ -43,8 +43,8 @@ def _backward(dtype: str):
 
 
 def _train(dtype: str):
-    # Training amplifies rounding until two runs part, torch from itself too (train_control.npz, drawn in the plot). So
-    # the beginning is held tightly, and the end by what was learnt.
+    # Training amplifies rounding until two runs differ, two of torch too (train_control.npz, drawn in the plot). So the
+    # first losses have a tight bound, and the end is compared by the result of the training.
     first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
     return {
         "mini/first_losses": first,
@@ -55,7 +55,7 @@ def _train(dtype: str):
     }
 
 
-#: of the picture of the train stage
+#: plots of the train stage
 PANELS = (
     Panel("loss", "training loss", "step", "sum of all terms"),
     Panel("miou", "mIoU on val (batch statistics)", "step", "classes that occur", steps="steps"),

@@ -1,4 +1,4 @@
-"""What both sides are fed, in numpy alone: networks, weights, pictures, labels. Neither framework is imported here."""
+"""Inputs of both sides, in numpy alone: networks, weights, images, labels. Neither framework is imported here."""
 
 import argparse
 import json
@@ -28,9 +28,10 @@ NOISE_SHAPE = (1, 3, 100, 180)  # odd sizes on the way down
 CLASSIFIER_SHAPE = (2, 3, 96, 96)
 VARIANT_SHAPE = (4, 3, 64, 96)
 BATCH_SHAPE = (4, 3, 32, 64)  # few values: the fewer there are, the farther they stay from the kinks of the ReLUs
+BATCH_PIXELS = 4 * 32 * 64
 BATCH_CANDIDATES = 24
 OPTIMISER_STEPS = 10
-#: ten optimiser steps of each; short schedules, so that they pass through warm-up and decay
+#: ten optimiser steps of each recipe; short schedules, so that they pass through warm-up and decay
 OPTIMISERS = {
     "warmup_poly": "--lr 0.001 --warmup_steps 3 --max_iter 20 --use_boundary_8 true",
     "Warmup_PolyDecay": "--lr 0.001 --warmup_steps 3 --max_iter 20 --lr_scheduler Warmup_PolyDecay",
@@ -50,8 +51,8 @@ TRAIN_ARGV = (
     "--base 16 --use_boundary_8 true --n_img_per_gpu 4 --crop_size 128 64 --scales 0.25 0.375 --max_iter 160 "
     "--warmup_steps 40 --warmup_start_lr 1e-4 --lr 0.004 --seed 1"
 ).split()
-TRAIN_PICTURES, VAL_PICTURES, VAL_SIZE = 64, 24, (64, 128)
-FIRST_LOSSES = 6  # then rounding has grown: a start 1e-8 away parts torch from itself by 1e-3 at step 11
+TRAIN_IMAGES, VAL_IMAGES, VAL_SIZE = 64, 24, (64, 128)
+FIRST_LOSSES = 6  # later rounding has grown: a start 1e-8 away, torch differs from itself by 1e-3 at step 11
 
 
 def network_options(context: Context, backbone: str, argv: Sequence[str] = ()) -> argparse.Namespace:
@@ -70,7 +71,7 @@ def backbones(context: Context) -> list[str]:
     for backbone, last in zip(BACKBONES, (7, 13), strict=True):
         if max(blocks, default=-1) == last:
             return [backbone]
-    raise InputError(f"{context.options.weights}: neither STDC1 nor STDC2; say which with --backbone")
+    raise InputError(f"{context.options.weights}: neither STDC1 nor STDC2; give --backbone")
 
 
 def forms(context: Context) -> list[str]:
@@ -101,14 +102,14 @@ def weights_file(context: Context, backbone: str, form: str) -> Path:
 
 
 def noise(name: str, shape: tuple, dtype: str) -> np.ndarray:
-    """N(0, 1) in `dtype`, each picture of a batch with a contrast and brightness of its own."""
+    """N(0, 1) in `dtype`, each image of a batch with a contrast and brightness of its own."""
     index = np.arange(shape[0], dtype=np.float32).reshape(-1, 1, 1, 1)
     images = formula_input(name, shape, SEED) * (0.5 + 0.4 * index) + 0.4 * (index - 1)
     return images.astype(np.float32).astype(dtype)
 
 
 def labels(name: str, shape: tuple[int, int, int], ignored: float = 0.1, classes: int = CLASSES) -> np.ndarray:
-    """int64 [N, H, W]: patches of random classes, a share of them ignored."""
+    """int64 [N, H, W]: patches of random classes, a fraction of them ignored."""
     rng = rng_for("label/" + name, SEED)
     n, h, w = shape
     patches = rng.integers(0, classes, (n, -(-h // 8), -(-w // 8)))
@@ -155,7 +156,7 @@ def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespa
 
 
 def chosen(count: int, most: int) -> list[int]:
-    """At most `most` of `count` indices, spread evenly."""
+    """At most `most` of `count` indices, evenly spaced."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
@@ -212,7 +213,7 @@ def detail_cases(dtype: str) -> dict[str, tuple]:
 
 
 def whole_loss(dtype: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What a network could answer, and labels: the total of all terms."""
+    """Possible outputs of a network, and labels: for the total of all terms."""
     shape = (2, 32, 64)
     outputs = {name: logits(f"whole/{name}", shape, 2, dtype) for name in ("out", "out16", "out32")}
     for stride in (2, 4, 8):
@@ -236,34 +237,19 @@ def label_maps() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     yield "all_ignored", predicted, np.full_like(target, IGNORE)
 
 
-#: scales, flip, window: how stage 4 turns pictures into label maps
-PROTOCOLS = (
-    ((0.5,), False, None),
-    ((0.75,), False, None),
-    ((1.0,), True, None),
-    ((0.5, 1.0, 1.25), True, None),
-    ((1.0,), True, 48),
-    ((1.25,), False, 64),
-    ((0.75,), False, 96),
-)
+#: scales, flip, window: how stage 4 turns images into label maps
+PROTOCOLS = {
+    "scale_0.5": ((0.5,), False, None),
+    "scale_0.75": ((0.75,), False, None),
+    "scale_1_flip": ((1.0,), True, None),
+    "scales_0.5_1_1.25_flip": ((0.5, 1.0, 1.25), True, None),
+    "scale_1_flip_crop_48": ((1.0,), True, 48),
+    "scale_1.25_crop_64": ((1.25,), False, 64),
+    "scale_0.75_crop_96": ((0.75,), False, 96),
+}
 METRIC_SHAPE = (1, 3, 72, 130)
 
 
 def mixture(dtype: str) -> np.ndarray:
-    """[19, 3]: logits of a pixel are this times its colour, a network that both sides have."""
+    """[19, 3]: a network whose logits of a pixel are this matrix times its colour."""
     return (3 * rng_for("mixture", SEED).standard_normal((CLASSES, 3))).astype(dtype)
-
-
-def training_record(losses: list[float], miou: float, untrained: float, steps: list[int], curve: list[float]) -> dict:
-    """What stage 7 compares: losses of the first steps and of all, mIoU on val, and whether it learnt."""
-    losses = np.array(losses)
-    learns = losses[-20:].mean() < 0.75 * losses[:20].mean() and miou > untrained + 0.05
-    return {
-        "mini/first_losses": losses[:FIRST_LOSSES],
-        "mini/last_losses": losses[-20:].mean(),
-        "mini/final_miou": miou,
-        "mini/learns": bool(learns),
-        "curve/loss": losses,
-        "curve/steps": np.array(steps),
-        "curve/miou": np.array(curve),
-    }

@@ -5,25 +5,27 @@ import copy
 import functools
 import io
 import json
-import zlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from shared.align.formula import formula_state
 from shared.align.record import Record
+from shared.files import atomic_write, atomic_write_text
 from shared.stages import Context
-from shared.weights import as_numpy, atomic_write, atomic_write_text, read_torch
+from shared.weights import read_torch
 
-from . import feeds
-from .parts import outputs_and_parts
+from . import feeds, recording
 from options import parse_options
 from reference import evaluation, losses, network, official, training
 from reference.data import listing, sample
 
-CALIBRATION_PICTURES = 4  # and as many of noise
+CALIBRATION_IMAGES = 4  # and as many of noise
 CALIBRATION_SIZE = (128, 256)
 _OFFICIAL = ("build_reference", "build_reference_classifier", "build_criterion", "build_optimizer", "parameter_groups")
 _TWIN = SimpleNamespace(
@@ -36,13 +38,163 @@ _TWIN = SimpleNamespace(
 )
 
 
-def _code(context: Context) -> SimpleNamespace:
-    """The functions of the torch side: the twin's, or the official checkout's."""
-    directory = context.options.reference
-    if not directory:
-        return _TWIN
+def _official_code(directory: str) -> SimpleNamespace:
     builders = {name: functools.partial(getattr(official, name), directory=directory) for name in _OFFICIAL}
     return SimpleNamespace(**builders, set_learning_rate=official.set_learning_rate)
+
+
+class Training(NamedTuple):
+    """What a training step changes, and the function that sets its learning rates."""
+
+    model: torch.nn.Module
+    criterion: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    code: SimpleNamespace
+
+
+class TorchSide:
+    """What `recording` asks of a side."""
+
+    no_grad = staticmethod(torch.no_grad)
+    einsum = staticmethod(torch.einsum)
+
+    def __init__(self, reference: str | None):
+        """`reference`: an official checkout, or None for the twin."""
+        self.code = _official_code(reference) if reference else _TWIN
+
+    def tensor(self, array: np.ndarray, gradient: bool = False) -> torch.Tensor:
+        return torch.from_numpy(array.copy()).requires_grad_(gradient)
+
+    # ------------------------------------------------------------------ networks
+
+    def build(self, form: str, options) -> torch.nn.Module:
+        code = self.code
+        return (code.build_reference_classifier if form == "classifier" else code.build_reference)(options)
+
+    def load(self, context: Context, backbone: str, form: str, options) -> torch.nn.Module:
+        model = self.build(form, options)
+        state = read_torch(feeds.weights_file(context, backbone, form)).tensors
+        model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+        if form == "classifier":
+            model.dropout.p = 0.0
+        return model.to(getattr(torch, context.dtype))
+
+    def shapes(self, model) -> dict:
+        return {name: value.shape for name, value in model.state_dict().items()}
+
+    def parameter_count(self, model) -> int:
+        return sum(p.numel() for p in model.parameters())
+
+    def bits(self, model, file) -> dict:
+        return read_torch(file).tensors
+
+    def features(self, model, images) -> dict:
+        return model.features_at(images)
+
+    def segment(self, model, images, outputs: dict):
+        return outputs["out"]
+
+    def state(self, model) -> dict:
+        return {name: value for name, value in model.state_dict().items() if "backbone.x" not in name}
+
+    def gradients(self, model) -> dict:
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    # ------------------------------------------------------------------ data and metric
+
+    def names(self, options, split: str) -> list[str]:
+        return [name for name, _, _ in listing(options.data_path, split)]
+
+    def samples(self, options, split: str, epoch: int, indices: list[int]) -> list:
+        return [sample(options.data_path, split, index, options, options.seed, epoch) for index in indices]
+
+    def metrics(self, pairs: list) -> dict:
+        tensors = [(torch.from_numpy(np.array(p)), torch.from_numpy(t)) for p, t in pairs]
+        counts = sum(evaluation.histogram(p, t, feeds.CLASSES) for p, t in tensors)
+        return {"histogram": counts, "iou": evaluation.iou(counts), "miou": evaluation.mean_iou(counts)}
+
+    def predict(self, segment: Callable, images, scales, flip, crop) -> np.ndarray:
+        size = images.shape[2:]
+        if crop:
+            scores = sum(evaluation.scaled_window_scores(segment, images, scale, crop, flip) for scale in scales)
+            return scores.argmax(1)
+        if len(scales) == 1 and not flip:
+            return evaluation.predict_at(segment, images, scales[0], size)
+        return evaluation.predict_summed(segment, images, scales, size, flip)
+
+    # ------------------------------------------------------------------ losses and training
+
+    def criterion(self, thresh: float = 0.7, n_min: int = 0) -> torch.nn.Module:
+        options = parse_options([])
+        options.ohem_thresh, options.n_min = thresh, n_min
+        return self.code.build_criterion(options)
+
+    def kernel(self, criterion) -> torch.Tensor:
+        return criterion.fuse_kernel
+
+    def scale_kernel(self, criterion, factor: float) -> None:
+        criterion.fuse_kernel.data.mul_(factor)
+
+    def detail_target(self, labels, criterion):
+        return losses.detail_target(labels, criterion.fuse_kernel)
+
+    def training(self, model, options, dtype: str) -> Training:
+        # the official code has its own schedule and groups only
+        own = options.lr_scheduler != "warmup_poly" or options.train_backbone_norms
+        code = _TWIN if own else self.code
+        criterion = code.build_criterion(options)
+        return Training(model.train(), criterion, code.build_optimizer(model, criterion, options), code)
+
+    def groups(self, training: Training, options) -> list[tuple[list[str], float]]:
+        groups = training.code.parameter_groups(training.model, training.criterion, options)
+        return [(group["names"], group["lr_mul"]) for group in groups]
+
+    def train_step(self, run: Training, images, labels, step: int, options) -> tuple[float, float]:
+        rate = run.code.set_learning_rate(run.optimizer, step, options)
+        return training.train_step(run.model, run.criterion, run.optimizer, images, labels), rate
+
+    def epoch_of_batches(self, options, kept: list[int], epoch: int):
+        order = np.random.default_rng([options.seed, epoch]).permutation(len(kept))
+        for keys in order.reshape(-1, options.n_img_per_gpu):
+            yield self.samples(options, "train", epoch, [kept[key] for key in keys])
+
+    def batch(self, samples: list, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = zip(*samples, strict=True)
+        return torch.stack(images).to(getattr(torch, dtype)), torch.stack(labels)
+
+    def miou(self, model, images, labels, options) -> float:
+        with torch.no_grad():
+            outputs = model.train()(evaluation.resize(images, feeds.VAL_SIZE))
+        predicted = evaluation.resize(outputs["out"], labels.shape[1:]).argmax(1)
+        iou = evaluation.iou(evaluation.histogram(predicted, labels, options.num_classes))
+        return float(iou[~iou.isnan()].mean())
+
+
+def _stage(record: Callable, context: Context) -> dict:
+    return record(TorchSide(context.options.reference), context)
+
+
+structure, data, forward = (partial(_stage, f) for f in (recording.structure, recording.data, recording.forward))
+metric, loss, backward = (partial(_stage, f) for f in (recording.metric, recording.loss, recording.backward))
+
+
+def train(context: Context) -> dict:
+    """The twin's training; in float64 also that of a control, drawn beside the two curves.
+
+    The control starts a rounding error away and shows how far torch differs from itself then.
+    """
+    side = TorchSide(None)
+    model = network.build_reference(feeds.data_options(context, feeds.TRAIN_ARGV))
+    model.load_state_dict(torch.load(context.output_dir / "weights" / "train.pth", weights_only=True))
+    model.to(getattr(torch, context.dtype))
+    if context.dtype == "float64":
+        torch.manual_seed(feeds.SEED)
+        control = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in control.parameters():
+                parameter.mul_(1 + 1e-8 * torch.randn_like(parameter))
+        Record(recording.train(side, context, control)).save(context.output_dir / "train_control.npz")
+    return recording.train(side, context, model)
 
 
 # ------------------------------------------------------------------------------------------------------ what both read
@@ -50,7 +202,7 @@ def _code(context: Context) -> SimpleNamespace:
 
 def prepare(context: Context) -> None:
     """Make the mini data set and the official-format weight files that both sides load."""
-    _criterion(_code(context))  # refuses a --reference that is no official checkout
+    TorchSide(context.options.reference).criterion()  # refuses a --reference that is not an official checkout
     options = feeds.data_options(context)
     if not context.options.data_path:
         from mini.draw import ensure_mini
@@ -68,13 +220,16 @@ def prepare(context: Context) -> None:
 
 
 def _draw_weights(context: Context, options: argparse.Namespace) -> None:
-    pictures = _pictures(options, "val", CALIBRATION_PICTURES, CALIBRATION_SIZE)
-    noise = feeds.noise("calibration", tuple(pictures.shape), "float32")
-    pictures = torch.cat([pictures, torch.from_numpy(noise)])
+    twin = TorchSide(None)
+    indices = feeds.chosen(len(twin.names(options, "val")), CALIBRATION_IMAGES)
+    images = [image for image, _ in twin.samples(options, "val", 0, indices)]
+    images = torch.stack([evaluation.resize(image[None], CALIBRATION_SIZE)[0] for image in images])
+    noise = feeds.noise("calibration", tuple(images.shape), "float32")
+    images = torch.cat([images, torch.from_numpy(noise)])
     for backbone, form, net_options in feeds.networks(context):
-        model = _build(_TWIN, form, net_options)
+        model = twin.build(form, net_options)
         model.load_state_dict(_formula_state(model))
-        _calibrate(model, pictures)
+        _calibrate(model, images)
         _write(feeds.weights_file(context, backbone, form), model.state_dict())
 
 
@@ -95,7 +250,7 @@ def _formula_state(model: torch.nn.Module) -> dict:
 
 
 def _calibrate(model: torch.nn.Module, images: torch.Tensor) -> None:
-    """Let the running statistics be those of these pictures, so that drawn weights act like trained ones."""
+    """Set the running statistics to those of these images, so that drawn weights act like trained ones."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | network.InPlaceABN)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -115,7 +270,9 @@ def _smoothest_batch(context: Context, backbone: str) -> int:
     A gradient jumps at a kink, so where a value lies within rounding of one, float32 and float64 rightly differ; as in
     every gradient check, the point is chosen where the function is smooth.
     """
-    model = _loaded(context, _TWIN, backbone, "segmentation", feeds.network_options(context, backbone, feeds.DETAILS))
+    model = TorchSide(None).load(
+        context, backbone, "segmentation", feeds.network_options(context, backbone, feeds.DETAILS)
+    )
     margins: list[float] = []
 
     def measure(layer, inputs, output):
@@ -140,275 +297,3 @@ def _write(path, state: dict) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     atomic_write(path, lambda file: file.write(buffer.getvalue()))
-
-
-def _build(code: SimpleNamespace, form: str, options) -> torch.nn.Module:
-    return (code.build_reference_classifier if form == "classifier" else code.build_reference)(options)
-
-
-def _loaded(context: Context, code: SimpleNamespace, backbone: str, form: str, options) -> torch.nn.Module:
-    model = _build(code, form, options)
-    state = read_torch(feeds.weights_file(context, backbone, form)).tensors
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
-    if form == "classifier":
-        model.dropout.p = 0.0
-    return model.to(getattr(torch, context.dtype))
-
-
-# -------------------------------------------------------------------------------------------------------------- stages
-
-
-def structure(context: Context) -> dict:
-    record = {}
-    for backbone, form, options in feeds.networks(context):
-        model = _build(_code(context), form, options)
-        state = model.state_dict()
-        name = f"{backbone}/{form}"
-        record[f"{name}/tensors"] = list(state)
-        for tensor, value in state.items():
-            record[f"{name}/shape/{tensor}"] = np.array(value.shape, np.int64)
-        record[f"{name}/parameters"] = sum(p.numel() for p in model.parameters())
-        official_file = read_torch(feeds.weights_file(context, backbone, form)).tensors
-        for tensor, array in official_file.items():
-            record[f"{name}/bits/{tensor}"] = zlib.crc32(np.ascontiguousarray(array).tobytes())
-    return record
-
-
-def data(context: Context) -> dict:
-    record = {}
-    root = feeds.data_options(context).data_path
-    for split in ("train", "val"):
-        record[f"{split}/names"] = [name for name, _, _ in listing(root, split)]
-    for name, split, argv in feeds.DATA_CASES:
-        options = feeds.data_options(context, argv.split())
-        count = len(listing(root, split))
-        for epoch in (0, 1):
-            for index in feeds.chosen(count, 4):
-                image, label = sample(root, split, index, options, options.seed, epoch)
-                record[f"{name}/epoch{epoch}/{index}/image"] = image.numpy()
-                record[f"{name}/epoch{epoch}/{index}/label"] = label.numpy()
-    return record
-
-
-def forward(context: Context) -> dict:
-    record, code = {}, _code(context)
-    for backbone, form, options in feeds.networks(context):
-        model = _loaded(context, code, backbone, form, options).eval()
-        for name, images in _inputs(context, form).items():
-            images = torch.from_numpy(images)
-            with torch.no_grad():
-                if form == "classifier":
-                    values = {"logits": model(images)} | model.features_at(images)
-                else:
-                    values, parts = outputs_and_parts(model, images)
-                    values["segment"] = values["out"]
-                    record |= {f"{backbone}/{name}/{part}": value for part, value in parts.items()}
-            record |= {f"{backbone}/{form}/{name}/{key}": value.numpy() for key, value in values.items()}
-        if form == "segmentation":
-            record |= _variants(context, code, backbone)
-    return record
-
-
-def _inputs(context: Context, form: str) -> dict[str, np.ndarray]:
-    if form == "classifier":
-        return {"noise": feeds.noise("classifier", feeds.CLASSIFIER_SHAPE, context.dtype)}
-    return {
-        "noise": feeds.noise("noise", feeds.NOISE_SHAPE, context.dtype),
-        "picture": _pictures(feeds.data_options(context), "val", 1).numpy().astype(context.dtype),
-    }
-
-
-def _pictures(options: argparse.Namespace, split: str, most: int, size: tuple | None = None) -> torch.Tensor:
-    count = len(listing(options.data_path, split))
-    pictures = [sample(options.data_path, split, i, options, 0, 0)[0] for i in feeds.chosen(count, most)]
-    if size:
-        pictures = [evaluation.resize(picture[None], size)[0] for picture in pictures]
-    return torch.stack(pictures)
-
-
-def _variants(context: Context, code: SimpleNamespace, backbone: str) -> dict:
-    record = {}
-    for variant, argv in feeds.VARIANTS.items():
-        options = feeds.network_options(context, backbone, argv)
-        model = _loaded(context, code, backbone, "segmentation", options).train()
-        with torch.no_grad():
-            outputs = model(torch.from_numpy(feeds.noise("variant", feeds.VARIANT_SHAPE, context.dtype)))
-        name = f"{backbone}/variant/{variant}"
-        record |= {f"{name}/{key}": value.numpy() for key, value in outputs.items()}
-        for tensor, value in model.state_dict().items():
-            if tensor.endswith(("running_mean", "running_var")) and "backbone.x" not in tensor:
-                record[f"{name}/statistics/{tensor}"] = value.numpy()
-    return record
-
-
-def metric(context: Context) -> dict:
-    record = {}
-    whole = torch.zeros(feeds.CLASSES, feeds.CLASSES, dtype=torch.int64)
-    for case, predicted, target in feeds.label_maps():
-        counts = evaluation.histogram(torch.from_numpy(predicted), torch.from_numpy(target), feeds.CLASSES)
-        whole = whole + counts
-        record |= {f"{case}/histogram": counts.numpy(), f"{case}/iou": evaluation.iou(counts).numpy()}
-        record[f"{case}/miou"] = evaluation.mean_iou(counts)
-    record |= {"whole/histogram": whole.numpy(), "whole/iou": evaluation.iou(whole).numpy()}
-    record["whole/miou"] = evaluation.mean_iou(whole)
-
-    weight = torch.from_numpy(feeds.mixture(context.dtype))
-
-    def segment(images):
-        return torch.einsum("kc,nchw->nkhw", weight, images)
-
-    images = torch.from_numpy(feeds.noise("metric", feeds.METRIC_SHAPE, context.dtype))
-    size = feeds.METRIC_SHAPE[2:]
-    target = torch.from_numpy(feeds.labels("protocols", (1, *size)))
-    for scales, flip, crop in feeds.PROTOCOLS:
-        if crop:
-            scores = sum(evaluation.scaled_window_scores(segment, images, scale, crop, flip) for scale in scales)
-            predicted = scores.argmax(1)
-        elif len(scales) == 1 and not flip:
-            predicted = evaluation.predict_at(segment, images, scales[0], size)
-        else:
-            predicted = evaluation.predict_summed(segment, images, scales, size, flip)
-        name = "_".join(["scale" if len(scales) == 1 else "scales", *(f"{scale:g}" for scale in scales)])
-        name += ("_flip" if flip else "") + (f"_crop_{crop}" if crop else "")
-        record[f"{name}/histogram"] = evaluation.histogram(predicted, target, feeds.CLASSES).numpy()
-    return record
-
-
-def _criterion(code: SimpleNamespace, thresh: float = 0.7, n_min: int = 0):
-    options = parse_options([])
-    options.ohem_thresh, options.n_min = thresh, n_min
-    return code.build_criterion(options)
-
-
-def loss(context: Context) -> dict:
-    record, code = {}, _code(context)
-    for name, (values, target, thresh, n_min) in feeds.ohem_cases(context.dtype).items():
-        x = torch.from_numpy(values).requires_grad_()
-        value = _criterion(code, thresh, n_min).ohem(x, torch.from_numpy(target))
-        record[f"ohem/{name}/loss"] = value.detach().numpy()
-        if n_min:
-            value.backward()
-            record[f"ohem/{name}/gradient"] = x.grad.numpy()
-    for name, (values, target, factor) in feeds.detail_cases(context.dtype).items():
-        target = torch.from_numpy(target)
-        criterion = _criterion(code)
-        criterion.fuse_kernel.data.mul_(factor)
-        record[f"detail/{name}/target"] = losses.detail_target(target, criterion.fuse_kernel).detach().numpy()
-        for index, term in enumerate(("bce", "dice")):
-            x = torch.from_numpy(values).requires_grad_()
-            value = criterion.detail(x, target)[index]
-            value.backward()
-            record[f"detail/{name}/{term}"] = value.detach().numpy()
-            record[f"detail/{name}/{term}/gradient"] = x.grad.numpy()
-    outputs, target = feeds.whole_loss(context.dtype)
-    outputs = {name: torch.from_numpy(value).requires_grad_() for name, value in outputs.items()}
-    criterion = _criterion(code, n_min=target.size // 16)
-    terms = criterion(outputs, torch.from_numpy(target))
-    terms["loss"].backward()
-    record |= {f"whole/{term}": value.detach().numpy() for term, value in terms.items()}
-    record |= {f"whole/{name}/gradient": value.grad.numpy() for name, value in outputs.items()}
-    record["whole/fuse_kernel/gradient"] = criterion.fuse_kernel.grad.numpy()
-    return record
-
-
-def backward(context: Context) -> dict:
-    record, code = {}, _code(context)
-    for backbone in feeds.backbones(context):
-        if "segmentation" not in feeds.forms(context):
-            continue
-        images, target = (torch.from_numpy(array) for array in feeds.batch(context, backbone))
-        options = feeds.network_options(context, backbone, feeds.DETAILS)
-        for mode in ("train", "eval"):
-            model = _loaded(context, code, backbone, "segmentation", options).train(mode == "train")
-            terms = _criterion(code, n_min=target.numel() // 16)(model(images), target)
-            terms["loss"].backward()
-            record |= {f"{backbone}/{mode}/{term}": value.detach().numpy() for term, value in terms.items()}
-            for name, parameter in model.named_parameters():
-                if parameter.grad is not None:
-                    record[f"{backbone}/{mode}/gradient/{name}"] = parameter.grad.numpy()
-        for name, argv in feeds.optimisers(context, backbone).items():
-            # the official code knows its own schedule and groups only
-            source = code if name == "warmup_poly" else _TWIN
-            steps = _optimiser_steps(context, source, backbone, argv, images, target)
-            record |= {f"{backbone}/{name}/{key}": value for key, value in steps.items()}
-    return record
-
-
-def _optimiser_steps(context: Context, code: SimpleNamespace, backbone: str, argv: list[str], images, target) -> dict:
-    recipe = feeds.network_options(context, backbone, argv)
-    recipe.n_min = target.numel() // 16
-    model = _loaded(context, code, backbone, "segmentation", recipe).train()
-    criterion = code.build_criterion(recipe)
-    groups = code.parameter_groups(model, criterion, recipe)
-    optimizer = code.build_optimizer(model, criterion, recipe)
-    values, rates, sums = [], [], {}
-    for step in range(feeds.OPTIMISER_STEPS):
-        rate = code.set_learning_rate(optimizer, step, recipe)
-        rates.append([rate * group["lr_mul"] for group in groups])
-        value = criterion(model(images), target)["loss"]
-        optimizer.zero_grad()
-        value.backward()
-        values.append(value.item())
-        optimizer.step()
-        for part in feeds.measured_parts(step, context.dtype):
-            chosen = [v for name, v in model.state_dict().items() if name.endswith(part) and "backbone.x" not in name]
-            sums[f"step{step}/{part}"] = np.array([value.double().norm().item() for value in chosen])
-    sums |= {f"groups/{index}": group["names"] for index, group in enumerate(groups)}
-    sums["fuse_kernel"] = as_numpy(criterion.fuse_kernel.detach())
-    return {"loss": np.array(values), "lr": np.array(rates)} | sums
-
-
-def train(context: Context) -> dict:
-    options = feeds.data_options(context, feeds.TRAIN_ARGV)
-    model = network.build_reference(options)
-    model.load_state_dict(torch.load(context.output_dir / "weights" / "train.pth", weights_only=True))
-    model.to(getattr(torch, context.dtype))
-    if context.dtype == "float64":
-        # how far torch parts from itself when it starts a rounding error away: drawn beside the two curves
-        torch.manual_seed(feeds.SEED)
-        control = copy.deepcopy(model)
-        with torch.no_grad():
-            for parameter in control.parameters():
-                parameter.mul_(1 + 1e-8 * torch.randn_like(parameter))
-        Record(_train(control, options, context.dtype)).save(context.output_dir / "train_control.npz")
-    return _train(model, options, context.dtype)
-
-
-def _train(model: torch.nn.Module, options: argparse.Namespace, dtype: str) -> dict:
-    criterion = losses.build_criterion(options)
-    optimizer = training.build_optimizer(model, criterion, options)
-    counts = {split: len(listing(options.data_path, split)) for split in ("train", "val")}
-    val = [sample(options.data_path, "val", i, options, 0, 0) for i in feeds.chosen(counts["val"], feeds.VAL_PICTURES)]
-    val_images, val_labels = _batch(val, dtype)
-    val_images = evaluation.resize(val_images, feeds.VAL_SIZE)
-    kept = feeds.chosen(counts["train"], feeds.TRAIN_PICTURES)
-
-    def miou() -> float:
-        with torch.no_grad():
-            predicted = evaluation.resize(model.train()(val_images)["out"], val_labels.shape[1:]).argmax(1)
-        found = evaluation.iou(evaluation.histogram(predicted, val_labels, options.num_classes))
-        return float(found[~found.isnan()].mean())
-
-    values, steps, curve = [], [0], [miou()]
-    epoch = 0
-    while len(values) < options.max_iter:
-        order = np.random.default_rng([options.seed, epoch]).permutation(len(kept))
-        for keys in order.reshape(-1, options.n_img_per_gpu):
-            picked = [sample(options.data_path, "train", kept[key], options, options.seed, epoch) for key in keys]
-            images, target = _batch(picked, dtype)
-            training.set_learning_rate(optimizer, len(values), options)
-            value = criterion(model(images), target)["loss"]
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            values.append(value.item())
-            if len(values) % 40 == 0:
-                steps.append(len(values))
-                curve.append(miou())
-        epoch += 1
-    return feeds.training_record(values, curve[-1], curve[0], steps, curve)
-
-
-def _batch(samples: list, dtype: str) -> tuple[torch.Tensor, torch.Tensor]:
-    images, target = zip(*samples, strict=True)
-    return torch.stack(images).to(getattr(torch, dtype)), torch.stack(target)

@@ -9,7 +9,7 @@ import pytest
 from shared.convert import plan
 from shared.weights import as_numpy
 
-from alignment.parts import outputs_and_parts
+from alignment.recording import outputs_and_parts
 from golden_files import (
     BACKBONES,
     files_of,
