@@ -5,13 +5,17 @@
     python align.py --reference DEFORMABLE_DETR --stage structure forward loss backward
     python align.py --weights r50_deformable_detr-checkpoint.pth --data_path COCO
 
-With --weights, the network's options say which variant it is (--with_box_refine, --two_stage, ...).
+With --weights, the network's options are read from the weights where they hold them; state the others.
 Exit status: 0 all passed, 1 a stage differs, 2 bad usage.
 """
 
+from shared import run, set_up
+
+set_up()
+
 from pathlib import Path
 
-from shared import run, stages
+from shared import stages
 
 if __name__ == "__main__":
     run(lambda: stages.main(Path(__file__).resolve().parent, __doc__))

@@ -4,63 +4,49 @@
 
 Every side runs in a process of its own, so that no two OpenMP runtimes share one; they take turns, one call each, with
 a rest before it. Section operator: multi-scale deformable attention at the encoder's sizes, forward and backward apart,
-against torch's grid_sample as the reference falls back to, with the most memory that either held beyond its inputs.
-Section infer: the network on one picture, by torch eager (the twin), Paddle dygraph and Paddle Inference with oneDNN.
-Section step: a training step (network, losses, gradients, clip, AdamW), with the most memory that it added to the
-imported library's.
+against the reference's fallback in plain torch, with the most memory that either held beyond its inputs. Section infer:
+the network on one image, by torch eager (the twin), Paddle dygraph and Paddle Inference with oneDNN. Section step: a
+training step (network, losses, gradients, clip, AdamW), with the most memory that it added to the imported library's.
 """
 
+from shared import run, set_up
+
+set_up()
+
 import argparse
-import importlib
-import json
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shared import HelpFormatter, run
-from shared.deploying.measure import (
-    compare_speed,
-    environment,
-    measure_processes,
-    resident_bytes,
-    run_child,
-    serve,
-    speed_table,
-)
-from shared.running.options import positive_float, positive_int
-from shared.weights import atomic_write_text
+from shared.deploying.benchmark import DYGRAPH, INFERENCE, TORCH, Bench, build_parser, run_benchmark, show
+from shared.running.options import positive_int
 
 from options import parse_options
 
-TORCH, DYGRAPH, INFERENCE = "torch eager", "Paddle dygraph", "Paddle Inference"
-SECTIONS = ("operator", "infer", "step")
-REST = 0.4  # seconds before each call: Paddle's idle threads spin on for 0.2
-#: what this repository wants to reach
+#: speed and memory that this repository aims at
 WANTED_FORWARD, WANTED_BACKWARD, WANTED_MEMORY = 5, 4, 1 / 3
-BOXES = 7  # of each picture of a training step
+BOXES = 7  # of each image of a training step
 
-# ---------------------------------------------------------------- what a side does
+# ---------------------------------------------------------------- one call of a side
 
 
 def build_case(case: Sequence[str], options: argparse.Namespace) -> Callable[[], object]:
-    """What one call of a side does: `case` is the side, the task, and the task's words and numbers."""
+    """The function whose calls are measured; `case` is the side, the task, and the task's words and numbers."""
     side, task, *details = case
     if task == "operator":
         what, *size = details
         return (_torch_operator if side == TORCH else _paddle_operator)(what, *map(int, size))
     if task == "infer":
-        return (_torch_inference if side == TORCH else _paddle_inference)(side, *map(int, details), options)
+        return _inference(side, *map(int, details), options)
     return (_torch_step if side == TORCH else _paddle_step)(*map(int, details), options)
 
 
 def encoder_inputs(height: int, width: int) -> dict[str, np.ndarray]:
-    """Inputs of the operator in the encoder of a base network, for one picture of this size.
+    """Inputs of the operator in the encoder of a base network, for one image of this size.
 
-    Each token looks around its own place, as a fresh network does, with a scatter of a cell: eight directions, one to
-    four cells away, on each of four levels.
+    Sampling points are those of a fresh network, eight directions, one to four cells away, on each of four levels, with
+    a standard deviation of a cell.
     """
     rng, number = np.random.default_rng(0), np.float32
     shapes = np.array([[math.ceil(height / stride), math.ceil(width / stride)] for stride in (8, 16, 32, 64)])
@@ -138,47 +124,42 @@ def _batch(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
 
 def _targets(batch: int, options: argparse.Namespace) -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
-    return [
-        {
-            "labels": rng.integers(1, options.num_classes, BOXES),
-            "boxes": np.concatenate(
-                [rng.uniform(0.3, 0.7, (BOXES, 2)), rng.uniform(0.05, 0.5, (BOXES, 2))], 1, dtype=np.float32
-            ),
-        }
-        for _ in range(batch)
-    ]
+    targets = []
+    for _ in range(batch):
+        labels = rng.integers(1, options.num_classes, BOXES)
+        sides = rng.uniform(0.3, 0.7, (BOXES, 2)), rng.uniform(0.05, 0.5, (BOXES, 2))
+        targets.append({"labels": labels, "boxes": np.concatenate(sides, 1, dtype=np.float32)})
+    return targets
 
 
-def _torch_inference(side: str, height: int, width: int, options: argparse.Namespace) -> Callable:
-    import torch
+def _inference(side: str, height: int, width: int, options: argparse.Namespace) -> Callable:
+    arrays = _batch(1, height, width)
+    if side == TORCH:
+        import torch
 
-    from reference.network import build_reference
+        from reference.network import build_reference
 
-    torch.manual_seed(0)
-    model, batch = build_reference(options).eval(), [torch.from_numpy(array) for array in _batch(1, height, width)]
+        torch.manual_seed(0)
+        model, batch = build_reference(options).eval(), [torch.from_numpy(array) for array in arrays]
 
-    def forward():
-        with torch.no_grad():
-            return model(*batch)["pred_logits"].numpy()
+        def forward():
+            with torch.no_grad():
+                return model(*batch)["pred_logits"].numpy()
 
-    return forward
-
-
-def _paddle_inference(side: str, height: int, width: int, options: argparse.Namespace) -> Callable:
+        return forward
     import paddle
 
-    from export import exported_predictor
-    from inference import dygraph_predictor
+    from deploy import build_network
+    from engine import predict
     from models import build_model
 
     paddle.seed(0)
-    model, batch = build_model(options), _batch(1, height, width)
+    model, batch = build_model(options), [paddle.to_tensor(array) for array in arrays]
     model.eval()
     if side == INFERENCE:
-        engine = exported_predictor(model, options)
-        return lambda: engine(*batch)
-    predict, batch = dygraph_predictor(model), [paddle.to_tensor(array) for array in batch]
-    return lambda: predict(*batch)["pred_logits"].numpy()
+        engine = build_network(model, "inference", "cpu")
+        return lambda: engine(*arrays)
+    return lambda: predict(model, *batch)["pred_logits"].numpy()
 
 
 def _torch_step(batch: int, height: int, width: int, options: argparse.Namespace) -> Callable:
@@ -199,138 +180,70 @@ def _torch_step(batch: int, height: int, width: int, options: argparse.Namespace
 def _paddle_step(batch: int, height: int, width: int, options: argparse.Namespace) -> Callable:
     import paddle
 
+    from shared.running.launch import build_scaler
+
+    from engine import train_step
     from losses import build_criterion
     from models import build_model
-    from optimizers import build_optimizer, clip_gradients
+    from optimizers import build_optimizer
 
     paddle.seed(0)
-    model, criterion = build_model(options), build_criterion(options)
-    optimizer = build_optimizer(model, options, options.lr)
+    model = build_model(options)
+    training = model, build_criterion(options), build_optimizer(model, options, options.lr), build_scaler(options)
     inputs = [paddle.to_tensor(array) for array in _batch(batch, height, width)]
     targets = [{name: paddle.to_tensor(a) for name, a in target.items()} for target in _targets(batch, options)]
-
-    def step():
-        criterion(model(*inputs), targets)["loss"].backward()
-        clip_gradients(model, options.clip_max_norm)
-        optimizer.step()
-        optimizer.clear_grad()
-
-    return step
-
-
-# ---------------------------------------------------------------- sides that take turns
-
-
-def hold(case: Sequence[str], options: argparse.Namespace) -> None:
-    """Run a case three times; prints the bytes held before: with the operator's inputs, or the library alone."""
-    importlib.import_module("torch" if case[0] == TORCH else "paddle")
-    before = resident_bytes()
-    call = build_case(case, options)
-    if case[1] == "operator":
-        before = resident_bytes()
-    for _ in range(3):
-        call()
-    print(json.dumps(before))
-
-
-def compare(argv: Sequence[str], sides: Sequence[str], task: Sequence, options: argparse.Namespace) -> list[dict]:
-    """Rows of `shared.deploying.measure.speed_table` for one task; the first side is the one compared with."""
-    case = [sys.executable, __file__, *argv, "--serve"]
-    commands = {side: [*case, side, *map(str, task)] for side in sides}
-    times = measure_processes(commands, repeats=options.repeats, warmup=1, seconds=options.seconds, rest=REST)
-    return compare_speed(times, sides[0], int(task[1]) if task[0] == "step" else None)
-
-
-def peak_memory(argv: Sequence[str], side: str, task: Sequence) -> int:
-    """The most bytes that a process of this side held beyond what `hold` says."""
-    child = run_child([sys.executable, __file__, *argv, "--hold", side, *map(str, task)])
-    return child.peak_bytes - child.result
+    return lambda: train_step(*training, (*inputs, targets), options, 0)
 
 
 # ---------------------------------------------------------------- sections
 
 
-def operator(argv: Sequence[str], options: argparse.Namespace) -> dict:
+def operator(bench: Bench) -> dict:
     """Print and return {title: rows}, as the other sections do."""
-    report, (height, width) = {}, options.size
-    memory = {side: peak_memory(argv, side, ("operator", "both", height, width)) for side in (TORCH, DYGRAPH)}
+    report, (height, width) = {}, bench.options.size
+    memory = {side: bench.peak_bytes(side, ("operator", "both", height, width)) for side in (TORCH, DYGRAPH)}
     for what, wanted in (("forward", WANTED_FORWARD), ("backward", WANTED_BACKWARD)):
-        rows = compare(argv, (TORCH, DYGRAPH), ("operator", what, height, width), options)
-        title = f"attention operator, {what}, encoder of a picture of {width}x{height}"
-        print(f"\n{title}\n{speed_table(rows, TORCH)}")
-        answer = "met" if rows[1]["speed"] >= wanted else "not met"
-        print(f"{rows[1]['speed']:.1f} times as fast (wanted {wanted}): {answer}", flush=True)
-        report[title] = rows
-    share = memory[DYGRAPH] / memory[TORCH]
-    answer = "met" if share <= WANTED_MEMORY else "not met"
-    megabytes = " and ".join(f"{side} {bytes_held / 2**20:.0f} MiB" for side, bytes_held in memory.items())
+        rows = bench.compare((TORCH, DYGRAPH), ("operator", what, height, width), warmup=1)
+        report |= show(f"attention operator, {what}, encoder of a picture of {width}x{height}", rows)
+        print(f"{rows[1]['speed']:.1f} times as fast (wanted {wanted}): {_met(rows[1]['speed'] >= wanted)}", flush=True)
+    ratio = memory[DYGRAPH] / memory[TORCH]
+    megabytes = " and ".join(f"{side} {held / 2**20:.0f} MiB" for side, held in memory.items())
     print(f"\nmost memory of forward and backward beyond the inputs: {megabytes}")
-    print(f"{share:.2f} of torch's (wanted {WANTED_MEMORY:.2f}): {answer}", flush=True)
+    print(f"{ratio:.2f} of torch's (wanted {WANTED_MEMORY:.2f}): {_met(ratio <= WANTED_MEMORY)}", flush=True)
     return report | {"attention operator, most bytes beyond the inputs": memory}
 
 
-def infer(argv: Sequence[str], options: argparse.Namespace) -> dict:
-    """The network on one picture."""
-    height, width = options.infer_size
-    rows = compare(argv, (TORCH, DYGRAPH, INFERENCE), ("infer", height, width), options)
-    title = f"detection in one picture, {width}x{height}"
-    print(f"\n{title}\n{speed_table(rows, TORCH)}", flush=True)
-    return {title: rows}
+def _met(reached: bool) -> str:
+    return "met" if reached else "not met"
 
 
-def step(argv: Sequence[str], options: argparse.Namespace) -> dict:
+def infer(bench: Bench) -> dict:
+    """The network on one image."""
+    height, width = bench.options.infer_size
+    rows = bench.compare((TORCH, DYGRAPH, INFERENCE), ("infer", height, width), warmup=1)
+    return show(f"detection in one picture, {width}x{height}", rows)
+
+
+def step(bench: Bench) -> dict:
     """A training step, with the memory that it adds to the imported library's."""
-    batch, (height, width) = options.batch, options.step_size
-    task = ("step", batch, height, width)
-    rows = compare(argv, (TORCH, DYGRAPH), task, options)
-    for row in rows:
-        row["peak_bytes"] = peak_memory(argv, row["name"], task)
-    title = f"training step, batch {batch}, {width}x{height}"
-    print(f"\n{title}; peak beyond the imported library\n{speed_table(rows, TORCH)}")
-    print(f"memory: {rows[1]['peak_bytes'] / rows[0]['peak_bytes']:.2f} of torch's", flush=True)
-    return {title: rows}
+    batch, (height, width) = bench.options.batch, bench.options.step_size
+    rows = bench.compare((TORCH, DYGRAPH), ("step", batch, height, width), items=batch, warmup=1, memory=True)
+    note = f"memory beyond the imported library: {rows[1]['peak_bytes'] / rows[0]['peak_bytes']:.2f} of torch's"
+    return show(f"training step, batch {batch}, {width}x{height}", rows, note)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """This script's own few options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s [options]", allow_abbrev=False
-    )
-    add, cores = parser.add_argument, len(os.sched_getaffinity(0))
+def main(argv: Sequence[str] | None = None) -> None:
+    sections = {"operator": operator, "infer": infer, "step": step}
+    parser = build_parser(__doc__, list(sections))
     size = {"type": positive_int, "nargs": 2, "metavar": ("H", "W")}
-    add("--section", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
-    add("--size", **size, default=[800, 1199], help="the picture whose encoder's operator is measured")
-    add("--infer_size", **size, default=[480, 640], help="the picture of section infer")
-    add("--step_size", **size, default=[320, 480], help="the pictures of a training step")
-    add("--batch", type=positive_int, metavar="N", default=1, help="pictures of a training step")
-    add("--repeats", type=positive_int, metavar="N", default=10, help="measured calls of each side")
-    add("--seconds", type=positive_float, metavar="S", default=60, help="most seconds for one comparison")
-    add("--threads", type=positive_int, metavar="N", default=cores, help="cores and threads of each side")
-    add("--output", metavar="JSON", help="also write the figures to this file")
-    add("--serve", nargs="+", help=argparse.SUPPRESS)
-    add("--hold", nargs="+", help=argparse.SUPPRESS)
-    return parser
-
-
-def main(raw: Sequence[str] | None = None) -> None:
-    options = parse_options(raw, build_parser())
-    if options.serve:
-        return serve(build_case(options.serve, options))
-    if options.hold:
-        return hold(options.hold, options)
-
-    # inherited by the children; Paddle takes one thread where this variable is not set
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    argv = list(sys.argv[1:] if raw is None else raw)
-    report = {"environment": environment()}
-    print("ResNet-50  " + "  ".join(f"{key} {value}" for key, value in report["environment"].items()), flush=True)
-    for section in SECTIONS:
-        if section in options.section:
-            report |= {"operator": operator, "infer": infer, "step": step}[section](argv, options)
-    if options.output:
-        atomic_write_text(options.output, json.dumps(report, indent=1) + "\n")
-    return None
+    add = parser.add_argument
+    add("--size", **size, default=[800, 1199], help="the image whose encoder's operator is measured")
+    add("--infer_size", **size, default=[480, 640], help="the image of section infer")
+    add("--step_size", **size, default=[320, 480], help="the images of a training step")
+    add("--batch", type=positive_int, metavar="N", default=1, help="images of a training step")
+    options = parse_options(argv, parser)
+    about = {"network": "ResNet-50"}
+    run_benchmark(__file__, argv, options, build_case, sections, about, lambda case: case[1] != "operator")
 
 
 if __name__ == "__main__":

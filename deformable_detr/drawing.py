@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-SMALLEST = 640  # long side of a drawn picture: smaller ones are enlarged, so that labels can be read
+SMALLEST = 640  # long side of a drawn picture; smaller ones are enlarged, so that labels can be read
 LIGHT, DARK = (255, 255, 255), (16, 18, 22)
 
 
 class Labelled(NamedTuple):
-    """A box [x0, y0, x1, y1] in pixels of the picture, what it is called, and the category that gives its colour."""
+    """A box [x0, y0, x1, y1] in pixels of the picture, its text, and the category that gives its colour."""
 
     box: tuple[float, float, float, float]
     text: str
@@ -34,9 +34,9 @@ def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def draw_boxes(picture: Image.Image, boxes: Sequence[Labelled], title: str = "") -> Image.Image:
-    """An RGB picture with `boxes`, the first on top; enlarged to SMALLEST if it is smaller; `title` stands below it.
+    """An RGB picture with `boxes`, the first on top, and `title` below it; enlarged to SMALLEST if it is smaller.
 
-    Boxes are cut at the picture's edges; those without a finite side are passed over. Crowds have dashed frames.
+    Boxes are cut at the picture's edges; those without a finite side are left out. Crowds have dashed frames.
     """
     factor = max(1.0, SMALLEST / max(picture.size))
     size = tuple(max(1, round(side * factor)) for side in picture.size)
@@ -51,9 +51,9 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Labelled], title: str = "")
     chips = []
     for entry, corners in frames:
         width, height = font.getlength(entry.text) + 0.6 * em, 1.25 * em
-        place = _label_place(corners, (width, height), size, taken)
-        taken.append(place)
-        chips.append((entry, place))
+        label = _label_corners(corners, (width, height), size, taken)
+        taken.append(label)
+        chips.append((entry, label))
     for entry, (left, top, right, bottom) in reversed(chips):
         colour = colour_of(entry.category)
         pen.rectangle((left, top, right, bottom), colour)
@@ -62,7 +62,7 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Labelled], title: str = "")
 
 
 def _frame(entry: Labelled, factor: float, size: tuple[int, ...]):
-    """(entry, its corners on the canvas), or None where nothing of it is there."""
+    """(entry, its corners on the canvas), or None where it does not overlap the canvas."""
     if not all(map(math.isfinite, entry.box)):
         return None
     x0, y0, x1, y1 = (
@@ -83,8 +83,8 @@ def _outline(pen: ImageDraw.ImageDraw, corners, colour, line: int, dashed: bool)
                 pen.rectangle((x, y, x + line - 1, min(y + 2 * line, y1)), LIGHT)
 
 
-def _label_place(corners, label: tuple[float, float], size: tuple[int, ...], taken: list):
-    """Where a label goes: above its box, inside it, below it, or wherever it covers least of the labels there are."""
+def _label_corners(corners, label: tuple[float, float], size: tuple[int, ...], taken: list):
+    """The corners of a label: above its box, inside or below it, wherever it covers least of the earlier labels."""
     (x0, y0, x1, y1), (width, height) = corners, label
     left = min(max(x0, 0), max(size[0] - width, 0))
     right = min(max(x1 - width, 0), max(size[0] - width, 0))
@@ -92,8 +92,8 @@ def _label_place(corners, label: tuple[float, float], size: tuple[int, ...], tak
     tries += [(right, y1 - height), (right, y1)]
     inside = [(x, y) for x, y in tries if 0 <= y <= size[1] - height] or [(left, max(min(y0, size[1] - height), 0))]
 
-    def covered(place: tuple[float, float]) -> float:
-        x, y = place
+    def covered(corner: tuple[float, float]) -> float:
+        x, y = corner
         return sum(
             max(0, min(x + width, c) - max(x, a)) * max(0, min(y + height, d) - max(y, b)) for a, b, c, d in taken
         )
@@ -109,8 +109,10 @@ def _with_title(canvas: Image.Image, title: str, em: int) -> Image.Image:
     return whole
 
 
-def side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
-    """Two drawn pictures in one, a white gap between them."""
+def side_by_side(left: Image.Image, right: Image.Image | None = None) -> Image.Image:
+    """Two drawn pictures in one, a white gap between them; one alone stays as it is."""
+    if right is None:
+        return left
     gap = max(6, left.width // 100)
     whole = Image.new("RGB", (left.width + gap + right.width, max(left.height, right.height)), "white")
     whole.paste(left)

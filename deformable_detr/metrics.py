@@ -15,9 +15,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from shared import InputError
-from shared.files import one_line
+from shared.files import one_line, read_json
 
-from datasets.annotations import create_index, read_json
+from datasets.annotations import create_index
 
 #: pycocotools' twelve numbers in their order
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -55,12 +55,12 @@ class CocoMetrics:
     per_category: dict[str, float]  # AP of each category of the annotation file that has a box, by its name
     summary: str  # pycocotools' own twelve lines
     images: int
-    detections: int
+    rows: np.ndarray  # the detections
     evaluation: COCOeval  # its `eval` holds precision [10, 101, K, 4, 3] and recall [10, K, 4, 3]
 
     def as_json(self) -> dict:
         """The content of metrics.json."""
-        counts = {"images": self.images, "detections": self.detections}
+        counts = {"images": self.images, "detections": len(self.rows)}
         return self.numbers | {"per_category": self.per_category} | counts
 
     def table(self) -> str:
@@ -96,7 +96,7 @@ def evaluate_detections(coco: COCO, rows: np.ndarray, image_ids: Sequence[int] |
         if (precision > -1).any():
             per_category[names[number]] = float(precision[precision > -1].mean())
     numbers = dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
-    return CocoMetrics(numbers, per_category, summary.getvalue().rstrip(), len(image_ids), len(rows), evaluation)
+    return CocoMetrics(numbers, per_category, summary.getvalue().rstrip(), len(image_ids), rows, evaluation)
 
 
 def to_results(rows: np.ndarray) -> list[dict]:
@@ -112,7 +112,7 @@ def read_results(path: str | Path, coco: COCO) -> np.ndarray:
 
     InputError for a file that is not such a list, for entries without finite numbers, and for unknown images.
     """
-    entries = read_json(path, "give COCO results: a list of image_id, category_id, bbox, score")
+    entries = read_json(path, "COCO results", "give a list of image_id, category_id, bbox, score")
     if not isinstance(entries, list):
         raise InputError(f"{path}: holds a {type(entries).__name__}, not a list of detections; give COCO results")
     rows = np.empty((len(entries), 7))

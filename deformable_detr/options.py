@@ -7,9 +7,11 @@ gives the reference's defaults; only paths differ, which are relative to this fo
 """
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from shared import InputError
 from shared.running.options import (
     Group,
     count,
@@ -17,15 +19,18 @@ from shared.running.options import (
     fraction,
     grouped_parser,
     not_negative,
+    parse_for_weights,
     parse_with_defaults,
     positive_float,
     positive_int,
-    remembered_state,
+    remembered_options,
+    whole_number,
 )
+from shared.weights import WeightFile, read_weights
 
 FOLDER = Path(__file__).resolve().parent
 
-#: options that shape the network or the meaning of its output: what a checkpoint remembers, and what convert.py needs
+#: options that shape the network and the images that it is evaluated on: a checkpoint remembers them
 NETWORK_OPTIONS = (
     "backbone",
     "backbone_norm",
@@ -49,7 +54,15 @@ NETWORK_OPTIONS = (
     "max_size",
 )
 
+#: options that the tensors of weights do not show, and the command line in an official checkpoint does
+UNSHOWN_OPTIONS = ("dilation", "nheads", "enc_n_points", "dec_n_points", "num_queries", "dropout", "aux_loss")
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+NO_WEIGHTS = "give an official .pth, a .pdparams (convert.py makes one) or a checkpoint folder (train.py makes them)"
+
+# limits that keep a wrong number from taking the machine
+_layers, _points, _width = whole_number(1, 100), whole_number(1, 64), whole_number(1, 16_384)
+_side = whole_number(1, 16_384)  # of an image
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -58,45 +71,45 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     text = "the ResNet; 18 and 34 are not in the reference"
     group.add("--backbone", choices=BACKBONES, default="resnet50", help=text)
     text = (
-        "frozen: the norms are constants and only the stages from layer2 on are trained, as in the reference; batch: "
-        "ordinary batch norms, and all of the ResNet is trained, for a start without ImageNet weights"
+        "frozen: constant norms, and only layer2 to layer4 are trained, as in the reference; batch: ordinary batch "
+        "norms, and the whole ResNet is trained, for a start without ImageNet weights"
     )
     group.add("--backbone_norm", choices=["frozen", "batch"], default="frozen", help=text)
     group.add("--dilation", action="store_true", help="stride 16 instead of 32 in the last stage (DC5)")
     group.add("--position_embedding", choices=["sine", "learned"], default="sine", help="of the feature maps")
-    text = "feature maps; 1: the last stage's alone, more: those of strides 8, 16, 32, and halvings of the last"
-    group.add("--num_feature_levels", type=positive_int, default=4, metavar="L", help=text)
-    group.add("--enc_layers", type=positive_int, default=6, metavar="N", help="encoder layers")
-    group.add("--dec_layers", type=positive_int, default=6, metavar="N", help="decoder layers")
-    group.add("--dim_feedforward", type=positive_int, default=1024, metavar="N", help="width inside the FFNs")
-    group.add("--hidden_dim", type=positive_int, default=256, metavar="N", help="width of the tokens")
+    text = "feature maps; 1: the last stage's; more: those of strides 8, 16, 32, then strided convolutions of the last"
+    group.add("--num_feature_levels", type=whole_number(1, 10), default=4, metavar="L", help=text)
+    group.add("--enc_layers", type=_layers, default=6, metavar="N", help="encoder layers")
+    group.add("--dec_layers", type=_layers, default=6, metavar="N", help="decoder layers")
+    group.add("--dim_feedforward", type=_width, default=1024, metavar="N", help="width inside the FFNs")
+    group.add("--hidden_dim", type=_width, default=256, metavar="N", help="width of the tokens")
     group.add("--dropout", type=fraction, default=0.1, metavar="P", help="in the transformer")
-    group.add("--nheads", type=positive_int, default=8, metavar="N", help="attention heads")
-    text = "object queries; with --two_stage the proposals that are kept"
-    group.add("--num_queries", type=positive_int, default=300, metavar="N", help=text)
-    group.add("--dec_n_points", type=positive_int, default=4, metavar="N", help="points a head and level, decoder")
-    group.add("--enc_n_points", type=positive_int, default=4, metavar="N", help="points a head and level, encoder")
+    group.add("--nheads", type=_width, default=8, metavar="N", help="attention heads")
+    text = "object queries; with --two_stage also the number of proposals"
+    group.add("--num_queries", type=whole_number(1, 100_000), default=300, metavar="N", help=text)
+    group.add("--dec_n_points", type=_points, default=4, metavar="N", help="points per head and level, decoder")
+    group.add("--enc_n_points", type=_points, default=4, metavar="N", help="points per head and level, encoder")
     group.add("--with_box_refine", action="store_true", help="iterative bounding-box refinement")
     group.add("--two_stage", action="store_true", help="queries from the encoder's proposals; needs --with_box_refine")
     text = "no losses of the earlier decoder layers, and none of the encoder's proposals"
     group.add("--no_aux_loss", dest="aux_loss", action="store_false", help=text)
-    text = "logits a query: the largest category id + 1 (COCO: 91)"
-    group.add("--num_classes", type=positive_int, default=91, metavar="N", help=text)
+    text = "logits per query: the largest category id + 1 (COCO: 91)"
+    group.add("--num_classes", type=whole_number(1, 100_000), default=91, metavar="N", help=text)
 
 
 def add_size_options(parser: argparse.ArgumentParser) -> None:
-    """The sizes of pictures outside training (NOTES 2.4)."""
-    group = Group(parser, "picture sizes")
+    """The sizes of images outside training (NOTES 2.4)."""
+    group = Group(parser, "image sizes")
     text = "short side in validation, evaluation and demo"
-    group.add("--val_size", type=positive_int, default=800, metavar="N", help=text)
-    group.add("--max_size", type=positive_int, default=1333, metavar="N", help="limit of the long side")
+    group.add("--val_size", type=_side, default=800, metavar="N", help=text)
+    group.add("--max_size", type=_side, default=1333, metavar="N", help="limit of the long side")
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    group = Group(parser, "reading pictures")
+    group = Group(parser, "reading images")
     text = "COCO's folder: train2017, val2017, annotations"
     group.add("--data_path", "--coco_path", default=None, metavar="DIR", help=text)
-    group.add("--batch_size", type=positive_int, default=2, metavar="N", help="pictures per process and step")
+    group.add("--batch_size", type=positive_int, default=2, metavar="N", help="images per process and step")
     group.add("--num_workers", type=count, default=2, metavar="N", help="loader processes (0: none)")
 
 
@@ -104,28 +117,36 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "augmentation")
     scales = list(range(480, 801, 32))
     text = "short sides drawn from in training (480 512 ... 800)"
-    group.add("--scales", type=positive_int, nargs="+", default=scales, metavar="N", help=text)
+    group.add("--scales", type=_side, nargs="+", default=scales, metavar="N", help=text)
     text = "short sides before the crop (400 500 600)"
-    group.add("--crop_sides", type=positive_int, nargs="+", default=[400, 500, 600], metavar="N", help=text)
+    group.add("--crop_sides", type=_side, nargs="+", default=[400, 500, 600], metavar="N", help=text)
     text = "smallest and largest side of the crop (384 600)"
-    group.add("--crop_range", type=positive_int, nargs=2, default=[384, 600], metavar="N", help=text)
+    group.add("--crop_range", type=_side, nargs=2, default=[384, 600], metavar="N", help=text)
 
 
 def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "optimisation")
-    group.add("--lr", type=positive_float, default=2e-4, metavar="LR", help="rate of AdamW")
-    text = "parts of names of the parameters that have the backbone's rate"
+    group.add("--lr", type=positive_float, default=2e-4, metavar="LR", help="learning rate")
+    text = "name parts of the parameters with the backbone's learning rate"
     group.add("--lr_backbone_names", nargs="+", default=["backbone.0"], metavar="NAME", help=text)
-    text = "the backbone's rate; 0 or less: all of it stays frozen"
+    text = "the backbone's learning rate; 0 or less: the backbone is frozen"
     group.add("--lr_backbone", type=finite, default=2e-5, metavar="LR", help=text)
-    text = "parts of names of the parameters that have a share of the rate"
+    text = "name parts of the parameters with a learning rate of their own"
     default = ["reference_points", "sampling_offsets"]
     group.add("--lr_linear_proj_names", nargs="+", default=default, metavar="NAME", help=text)
-    group.add("--lr_linear_proj_mult", type=positive_float, default=0.1, metavar="F", help="that share")
-    group.add("--weight_decay", type=not_negative, default=1e-4, metavar="W", help="decoupled, of every parameter")
+    group.add("--lr_linear_proj_mult", type=positive_float, default=0.1, metavar="F", help="that rate divided by --lr")
+    group.add(
+        "--weight_decay", type=not_negative, default=1e-4, metavar="W", help="decoupled weight decay of every parameter"
+    )
     group.add("--epochs", type=positive_int, default=50, metavar="N")
-    group.add("--lr_drop", type=positive_int, default=40, metavar="N", help="epochs between drops to a tenth")
-    text = "limit of the norm of all gradients together; 0 or less: none"
+    group.add(
+        "--lr_drop",
+        type=positive_int,
+        default=40,
+        metavar="N",
+        help="epochs between drops of the learning rate to a tenth",
+    )
+    text = "largest L2 norm of all gradients together; 0 or less: no limit"
     group.add("--clip_max_norm", type=finite, default=0.1, metavar="X", help=text)
     group.add("--sgd", action="store_true", help="SGD with momentum 0.9 instead of AdamW")
 
@@ -139,7 +160,7 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
     group.add("--cls_loss_coef", type=not_negative, default=2.0, metavar="W", help="weight of the focal loss")
     group.add("--bbox_loss_coef", type=not_negative, default=5.0, metavar="W", help="weight of the L1 loss")
     group.add("--giou_loss_coef", type=not_negative, default=2.0, metavar="W", help="weight of the GIoU loss")
-    group.add("--focal_alpha", type=not_negative, default=0.25, metavar="A", help="of the focal loss")
+    group.add("--focal_alpha", type=not_negative, default=0.25, metavar="A", help="alpha of the focal loss")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +172,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "output")
     default = str(FOLDER / "output" / "train")
-    group.add("--output_dir", default=default, metavar="DIR", help="where results go")
+    group.add("--output_dir", default=default, metavar="DIR", help="folder of the results")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -160,15 +181,15 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--pretrain_path",
         default="pretrained",
         metavar="INIT",
-        help="the ResNet's first weights: pretrained (torchvision's ImageNet file, in pretrained/), scratch, or a file",
+        help="the ResNet: pretrained (torchvision's ImageNet file, in pretrained/), scratch, or a file",
     )
-    group.add("--resume", default=None, metavar="CHECKPOINT", help="continue a training, e.g. from OUTPUT_DIR/latest")
+    group.add("--resume", default=None, metavar="CHECKPOINT", help="resume a training, e.g. from OUTPUT_DIR/latest")
     group.add("--max_steps", type=positive_int, default=None, metavar="N", help="stop after N steps in all")
     group.add("--log_frequency", type=positive_int, default=10, metavar="N", help="steps between log lines")
     group.add("--eval_frequency", type=positive_int, default=1, metavar="N", help="epochs between validations")
     text = "also save a checkpoint every N steps; 0: only after epochs"
     group.add("--checkpoint_steps", type=count, default=0, metavar="N", help=text)
-    group.add("--seed", type=count, default=42, metavar="S", help="of weights, order, augmentation and dropout")
+    group.add("--seed", type=count, default=42, metavar="S", help="seed of weights, order, augmentation and dropout")
     group.add("--amp", action="store_true", help="mixed precision (float16 on a GPU, bfloat16 on a CPU)")
 
 
@@ -197,8 +218,8 @@ def parse_options(
 ) -> argparse.Namespace:
     """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
 
-    `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
-    in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
+    `defaults` replaces the reference's defaults (by the options a checkpoint was trained with, say); `argv` wins over
+    both. Wrong values end the process with exit status 2, as argparse does.
     """
     parser = parser or build_parser()
     options = parse_with_defaults(build_parser(), argv, parser, defaults)
@@ -215,9 +236,67 @@ def parse_options(
     return options
 
 
-def remembered_options(weights: str | None) -> dict:
-    """The network options {name: value} that a training checkpoint carries; {} for any other file.
+def parse_options_for_weights(
+    argv: Sequence[str] | None, parser: argparse.ArgumentParser, needed: bool = True
+) -> argparse.Namespace:
+    """`parse_options`, with the network's options of --resume, else of --weights, as defaults.
 
-    `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
+    InputError for weights that are missing, cannot be read, or are `needed` and not given.
     """
-    return remembered_state(weights, NETWORK_OPTIONS).get("options", {})
+    return parse_for_weights(parse_options, argv, parser, stored_options, NO_WEIGHTS, needed)
+
+
+def stored_options(path: str | Path | None) -> dict:
+    """The network's options that weights hold, {} without `path`.
+
+    All NETWORK_OPTIONS from a checkpoint of train.py; from other files what their tensors and an official command line
+    show. InputError where they cannot be read or are not a Deformable DETR.
+    """
+    if path is None:
+        return {}
+    return remembered_options(str(path), build_parser(), NETWORK_OPTIONS) or describe(read_weights(path))
+
+
+def describe(file: WeightFile) -> dict:
+    """The network's options that the tensors of `file` and an official command line in it show."""
+    tensors = file.tensors
+
+    def count(pattern: str) -> int:
+        return len({match[1] for match in map(re.compile(pattern).match, tensors) if match})
+
+    def size(name: str, axis: int) -> int:
+        array = tensors.get(name)
+        if array is None or array.ndim <= axis:
+            raise InputError(f"{file.path}: has no {name} of a Deformable DETR; give weights of one")
+        return array.shape[axis]
+
+    width = size("transformer.level_embed", 1)
+    deep = "backbone.0.body.layer3.0.conv3.weight" in tensors
+    layers = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
+    resnet = layers.get((count(r"backbone\.0\.body\.layer3\.(\d+)\."), deep))
+    if resnet is None:
+        raise InputError(f"{file.path}: has no ResNet of 18, 34, 50, 101 or 152 layers; give Deformable DETR weights")
+    sides = {size("class_embed.0.weight", axis) for axis in (0, 1)}
+    norm = "backbone.0.body.bn1."
+    trained_norms = norm + "_mean" in tensors or norm + "num_batches_tracked" in tensors
+    options = {
+        "backbone": f"resnet{resnet}",
+        "backbone_norm": "batch" if trained_norms else "frozen",
+        "position_embedding": "learned" if "backbone.1.row_embed.weight" in tensors else "sine",
+        "num_feature_levels": size("transformer.level_embed", 0),
+        "hidden_dim": width,
+        "enc_layers": count(r"transformer\.encoder\.layers\.(\d+)\."),
+        "dec_layers": count(r"transformer\.decoder\.layers\.(\d+)\."),
+        "num_classes": max(sides - {width}, default=width),
+        "with_box_refine": any(name.startswith("transformer.decoder.bbox_embed.") for name in tensors),
+        "two_stage": "transformer.enc_output.weight" in tensors,
+    }
+    if not options["two_stage"]:
+        options["num_queries"] = size("query_embed.weight", 0)
+    if "transformer.encoder.layers.0.linear1.bias" in tensors:
+        options["dim_feedforward"] = size("transformer.encoder.layers.0.linear1.bias", 0)
+    args = file.meta.get("args")
+    if isinstance(args, dict):
+        defaults = vars(parse_options([]))
+        options |= {name: args[name] for name in UNSHOWN_OPTIONS if type(args.get(name)) is type(defaults[name])}
+    return options

@@ -1,12 +1,11 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
-from shared.align.curves import Panel, plot_curves
+from shared.align.curves import Panel
+from shared.align.papers import EQUAL, seven_stages
 from shared.diff import Tolerance
-from shared.stages import Stage
 
 from options import add_network_options
 
@@ -16,11 +15,8 @@ FOLDER = Path(__file__).resolve().parents[1]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this paper's align.py besides the common ones."""
     add_network_options(parser)
-    text = "COCO, or a folder of its layout, to read pictures from; drawn when not given"
+    text = "COCO, or a folder of its layout, to read images from; default: the mini data set"
     parser.add_argument("--data_path", default=None, metavar="DIR", help=text)
-
-
-EQUAL = Tolerance(absolute=0)
 
 
 def _forward(dtype: str):
@@ -45,8 +41,8 @@ def _backward(dtype: str):
 
 
 def _train(dtype: str):
-    # Training amplifies rounding until two runs part, torch from itself too (train_control.npz, drawn in the plot). So
-    # the beginning is held tightly, and the end by what was learnt.
+    # Training amplifies rounding until two runs differ, torch from itself too (train_control.npz, drawn in the plot).
+    # So the first losses have tight bounds, and the last losses loose ones.
     first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
     return {
         "mini/first_losses": first,
@@ -57,20 +53,12 @@ def _train(dtype: str):
     }
 
 
-#: of the picture of the train stage
+#: of the train stage's plot
 PANELS = (
     Panel("loss", "training loss", "step", "weighted sum of all terms"),
     Panel("val_loss", "loss on val", "step", "weighted sum of all terms", steps="steps"),
 )
 
-STAGES = (
-    Stage("structure", lambda dtype: EQUAL, per_dtype=False),
-    Stage("data", lambda dtype: EQUAL, per_dtype=False),
-    Stage("forward", _forward),
-    Stage("metric", lambda dtype: Tolerance(1e-6, 1e-6)),
-    Stage("loss", _loss),
-    Stage("backward", _backward),
-    Stage("train", _train, plot=partial(plot_curves, panels=PANELS, apart="1e-7")),
-)
+STAGES = seven_stages(_forward, _loss, _backward, _train, PANELS, metric=Tolerance(1e-6, 1e-6), apart="1e-7")
 
 __all__ = ["FOLDER", "STAGES", "add_options"]

@@ -1,6 +1,6 @@
 """What both sides read, made before either runs: drawn weights in the official format, and the batches of stage 6.
 
-Drawn weights must act like trained ones: figures that explode or vanish prove nothing. So the norms' statistics are
+Drawn weights must act like trained ones: values that explode or vanish prove nothing. So the norms' statistics are
 measured, residual branches are damped and queries spread, as in the golden figures (NOTES 9.2).
 """
 
@@ -15,15 +15,16 @@ import torch
 from torch import nn
 
 from shared.align.formula import formula_tensor
+from shared.files import atomic_write_text
 from shared.stages import Context
-from shared.weights import as_numpy, atomic_write_text, read_torch, write_torch
+from shared.weights import as_numpy, read_torch, write_torch
 
 from . import feeds
-from reference import data as reading
+from .recording import Side, batch_of
 from reference import losses, network
 from reference.backbone import FrozenBatchNorm2d
 
-CALIBRATION_PICTURES = 6
+CALIBRATION_IMAGES = 6
 FACTORS = {
     "query_embed.weight": 16.0,
     "level_embed": 16.0,
@@ -35,15 +36,15 @@ FACTORS = {
     "linear2.weight": 0.5,
     "out_proj.weight": 0.5,
 }
-#: as a fresh network has them: rays of sampling points, rare objects
+#: as a fresh network has them: sampling points in eight directions, rare objects
 KEPT = ("sampling_offsets.bias", "class_embed.")
 ROUNDING = 1e-7
-#: neighbouring scores of chosen proposals lie farther apart than float32's noise
+#: smallest distance of neighbouring scores of chosen proposals, above float32's noise
 SCORE_GAP = 2e-5
 _drawn = functools.lru_cache(maxsize=None)(formula_tensor)
 
 
-def draw_weights(context: Context, options: argparse.Namespace, name: str) -> None:
+def draw_weights(context: Context, side: Side, options: argparse.Namespace, name: str) -> None:
     """Write the official-format weights of one network."""
     model = network.build_reference(options)
     names: dict[int, str] = {}
@@ -58,14 +59,15 @@ def draw_weights(context: Context, options: argparse.Namespace, name: str) -> No
             # tokens without a proposal then have one constant score, and a low one
             factor = 0.0 if tensor_name.endswith("enc_output.bias") else factor
             tensor.copy_(torch.from_numpy(np.asarray(drawn * np.array(factor, drawn.dtype))))
-    count = len(reading.Reading(feeds.reading(context, options), "val"))
-    measure_statistics(model, batch_of(context, options, feeds.chosen(count, CALIBRATION_PICTURES))[0])
+    ids, read = side.open_split(feeds.reading(context, options), "val")
+    items = [read(0, index) for index in feeds.chosen(len(ids), CALIBRATION_IMAGES)]
+    measure_statistics(model, batch_of(side, items, context.dtype)[0])
     tensors = {key: as_numpy(value) for key, value in model.state_dict().items()}
     write_torch(feeds.weights_file(context, name), tensors)
 
 
 def measure_statistics(model: nn.Module, images: torch.Tensor) -> None:
-    """Let every norm of the backbone have the statistics of what these images bring to it."""
+    """Set the statistics of every norm of the backbone to those of its inputs for these images."""
 
     def measure(norm, inputs):
         norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
@@ -79,35 +81,18 @@ def measure_statistics(model: nn.Module, images: torch.Tensor) -> None:
         hook.remove()
 
 
-def batch_of(context: Context, options: argparse.Namespace, indices: list[int]) -> tuple:
-    """(images, mask, targets) of validation items as torch's tensors, floats in the context's dtype."""
-    source = reading.Reading(feeds.reading(context, options), "val")
-    return as_tensors([source.item(index) for index in indices], context.dtype)
-
-
-def as_tensors(items: list[tuple], dtype: str) -> tuple:
-    """(images, mask, targets) of items of reference.data."""
-    images, mask, targets = reading.batch(items)
-    images, mask = torch.from_numpy(images).to(getattr(torch, dtype)), torch.from_numpy(mask)
-    kept = [
-        {"labels": torch.from_numpy(one["labels"]), "boxes": torch.from_numpy(one["boxes"]).to(images.dtype)}
-        for one in targets
-    ]
-    return images, mask, kept
-
-
 def load(model: nn.Module, context: Context, file: Path) -> nn.Module:
-    """The weights of a file, in the context's dtype."""
+    """`model` with the weights of a file, in the context's dtype."""
     state = read_torch(file).tensors
     model.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in state.items()})
     return model.to(getattr(torch, context.dtype))
 
 
-def choose_batch(context: Context, name: str, options: argparse.Namespace) -> None:
-    """Note the candidate batch whose gradients move least when all weights move by rounding errors of float32.
+def choose_batch(context: Context, side: Side, name: str, options: argparse.Namespace) -> None:
+    """Write down the candidate batch whose gradients move least when all weights move by float32's rounding.
 
-    The loss has kinks: rectifiers, cells of the sampling, the assignment. Where a value lies within rounding of one,
-    float32 and float64 rightly differ; as in every gradient check, the point is chosen where the function is smooth.
+    The loss has kinks: ReLUs, cells of the sampling, the assignment. Where a value lies within rounding of one, float32
+    and float64 rightly differ; as in every gradient check, the point is chosen where the function is smooth.
     """
     model = load(network.build_reference(options), context, feeds.weights_file(context, name)).train()
     moved = copy.deepcopy(model)
@@ -117,17 +102,17 @@ def choose_batch(context: Context, name: str, options: argparse.Namespace) -> No
         for parameter in moved.parameters():
             parameter.mul_(1 + ROUNDING * torch.randn_like(parameter))
 
-    def gradients(one: nn.Module, images, mask, targets) -> tuple[dict, dict]:
-        one.zero_grad()
-        parts = one.parts(images, mask)
+    def gradients(model: nn.Module, images, mask, targets) -> tuple[dict, dict]:
+        model.zero_grad()
+        parts = model.parts(images, mask)
         criterion(parts["outputs"], targets)["loss"].backward()
-        return {key: p.grad.clone() for key, p in one.named_parameters() if p.grad is not None}, parts
+        return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}, parts
 
-    count = len(reading.Reading(feeds.reading(context, options), "val"))
-    candidates, worst = feeds.candidates(count), []
+    ids, read = side.open_split(feeds.reading(context, options), "val")
+    candidates, worst = feeds.candidates(len(ids)), []
     for indices in candidates:
-        batch = batch_of(context, options, indices)
-        (here, parts), (there, _) = (gradients(one, *batch) for one in (model, moved))
+        batch = batch_of(side, [read(0, index) for index in indices], context.dtype)
+        (here, parts), (there, _) = (gradients(either, *batch) for either in (model, moved))
         unsafe = options.two_stage and _smallest_gap(parts, options.num_queries) < SCORE_GAP
         moves = max(float((here[k] - there[k]).norm() / here[k].norm().clamp_min(1e-9)) for k in here)
         worst.append(moves + unsafe)

@@ -1,4 +1,4 @@
-"""What both sides are fed, in numpy alone: networks, batches, losses. Neither framework is imported here."""
+"""The inputs of both sides, in numpy alone: networks, batches, losses. Neither framework is imported here."""
 
 import argparse
 import json
@@ -10,11 +10,11 @@ import numpy as np
 from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
 
-from options import NETWORK_OPTIONS, parse_options
+from options import NETWORK_OPTIONS, parse_options, stored_options
 
 SEED = 2026
 BATCH = 2
-#: pictures of the drawn networks and of those that take steps, then the same for real weights
+#: image sizes for the drawn networks and for those that take steps, then the same for real weights
 SIZE, STEP_SIZE = "--val_size 96 --max_size 144", "--val_size 64 --max_size 96"
 REAL_SIZE, REAL_STEP_SIZE = "--val_size 320 --max_size 533", "--val_size 128 --max_size 213"
 #: the networks of stages 1 and 3: the five of the paper, learned encodings, and one to train from scratch
@@ -37,7 +37,7 @@ STEPPED = {
     "two_stage": "--with_box_refine --two_stage --enc_layers 2 --dec_layers 2 --num_queries 30",
 }
 OPTIMISER_STEPS = 10
-# small steps: Adam's first moves every weight by the rate whatever its gradient, the sign of a rounding error included
+# small rates: Adam's first step moves every weight by the rate, also where its gradient is a rounding error
 OPTIMISER_RATES = "--lr 1e-5 --lr_backbone 1e-6"
 BATCH_CANDIDATES = 3
 
@@ -57,15 +57,12 @@ def official_knows(options: argparse.Namespace) -> bool:
 
 
 def network_options(context: Context, name: str, argv: str = "") -> argparse.Namespace:
-    """The options of one of NETWORKS at the figures' size; or of the network in --weights, as the command line says."""
+    """The options of one of NETWORKS; or of the network in --weights, with what the command line states."""
     more = ["--dropout", "0", *argv.split()]
     if context.options.weights:
-        from convert import stored_options
-
-        usual = vars(parse_options([]))
-        said = {key: value for key, value in vars(context.options).items() if key in NETWORK_OPTIONS}
-        said = {key: value for key, value in said.items() if value != usual[key]}
-        return parse_options([*REAL_SIZE.split(), *more], defaults=stored_options(context.options.weights) | said)
+        defaults, given = vars(parse_options([])), vars(context.options)
+        stated = {key: given[key] for key in NETWORK_OPTIONS if key in given and given[key] != defaults[key]}
+        return parse_options([*REAL_SIZE.split(), *more], defaults=stored_options(context.options.weights) | stated)
     return parse_options([*SIZE.split(), *NETWORKS[name].split(), *more])
 
 
@@ -93,14 +90,14 @@ def weights_file(context: Context, name: str) -> Path:
 
 
 def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespace:
-    """Reading options for --data_path, or for the mini data set that `prepare` makes."""
+    """Reading options for --data_path, or for the mini data set that `prepare` draws."""
     from mini.draw import DEFAULT_ROOT
 
     return parse_options([*argv, "--data_path", context.options.data_path or str(DEFAULT_ROOT)])
 
 
 def reading(context: Context, options: argparse.Namespace) -> argparse.Namespace:
-    """The options to read pictures with for a network of `options`."""
+    """The options to read images with for a network of `options`."""
     size = f"--val_size {options.val_size} --max_size {options.max_size}"
     return data_options(context, [*size.split(), "--num_classes", str(max(options.num_classes, 91))])
 
@@ -144,7 +141,9 @@ def without_padding(seen: Mapping[str, list[np.ndarray]], mask: np.ndarray, leve
     return kept
 
 
-#: stages 3 and 6: batch, heads, channels a head, queries, points, sizes of the levels
+#: inputs of the operator that have a gradient
+OPERATOR_FLOATS = ("value", "sampling_locations", "attention_weights")
+#: stages 3 and 6: batch, heads, channels of a head, queries, points, sizes of the levels
 OPERATOR = {
     "model": (2, 8, 32, 23, 4, [(16, 20), (8, 10), (4, 5), (2, 3)]),
     "odd": (1, 3, 5, 9, 3, [(5, 7), (1, 1), (2, 9)]),
@@ -169,69 +168,69 @@ def operator_case(name: str, dtype: str) -> dict[str, np.ndarray]:
         h, w = sizes[0]
         across, down = ([-2, -1, -0.5, 0, 1.5, *(size - np.array([1, 0.5, 0, -1]))] for size in (w, h))
         grid = np.stack(np.meshgrid(across, down), -1).reshape(1, -1, 1, 1, 1, 2)
-        places = np.broadcast_to((grid + 0.5) / cells, shape)
+        locations = np.broadcast_to((grid + 0.5) / cells, shape)
     else:
-        places = rng.uniform(-0.3, 1.3, shape)
-        fraction = (places * cells - 0.5) % 1
-        places = np.where(np.minimum(fraction, 1 - fraction) < 1e-3, places + 0.01 / cells, places)
+        locations = rng.uniform(-0.3, 1.3, shape)
+        fraction = (locations * cells - 0.5) % 1
+        locations = np.where(np.minimum(fraction, 1 - fraction) < 1e-3, locations + 0.01 / cells, locations)
     weights = rng.random(shape[:-1]) + 1e-3
-    found = {
+    arrays = {
         "value": rng.standard_normal((n, int(sizes_.prod(1).sum()), heads, channels)),
-        "sampling_locations": places,
+        "sampling_locations": locations,
         "attention_weights": weights / weights.sum((-1, -2), keepdims=True),
         "grad_output": rng.standard_normal((n, queries, heads * channels)),
     }
-    found = {key: value.astype(np.float32).astype(dtype) for key, value in found.items()}
-    return found | {"spatial_shapes": sizes_, "level_start_index": starts.astype(np.int64)}
+    arrays = {key: value.astype(np.float32).astype(dtype) for key, value in arrays.items()}
+    return arrays | {"spatial_shapes": sizes_, "level_start_index": starts.astype(np.int64)}
 
 
 # ------------------------------------------------------------------------------------------------------- stage 4
 
-#: name, pictures, whether scores repeat, share of the objects that are found
+#: name, images, whether scores repeat, probability that an object is detected
 DETECTIONS = (("good", 40, False, 0.9), ("ties", 25, True, 0.6), ("poor", 15, False, 0.2))
 
 
 def detections(content: Mapping, name: str) -> list[dict]:
     """Results in COCO's format for an annotation file's content: moved objects, doubles, and false ones."""
-    _, pictures, ties, share = next(case for case in DETECTIONS if case[0] == name)
+    _, count, ties, probability = next(case for case in DETECTIONS if case[0] == name)
     rng = rng_for(f"detections/{name}", SEED)
-    seen = {one["id"]: one for one in sorted(content["images"], key=lambda one: one["id"])[:pictures]}
-    categories = sorted(one["id"] for one in content["categories"])
-    found = []
+    images = {image["id"]: image for image in sorted(content["images"], key=lambda image: image["id"])[:count]}
+    categories = sorted(category["id"] for category in content["categories"])
+    results = []
 
     def add(image_id: int, box, category: int) -> None:
         score = float(rng.random())
         score = round(score, 1) if ties else score
-        found.append({"image_id": image_id, "bbox": [float(x) for x in box], "score": score, "category_id": category})
+        results.append({"image_id": image_id, "bbox": [float(x) for x in box], "score": score, "category_id": category})
 
-    for one in content["annotations"]:
-        if one["image_id"] not in seen:
+    for entry in content["annotations"]:
+        if entry["image_id"] not in images:
             continue
-        box = np.array(one["bbox"], float)
+        box = np.array(entry["bbox"], float)
         for _ in range(1 + int(rng.integers(2))):
-            if rng.random() < share:
+            if rng.random() < probability:
                 moved = box + rng.normal(0, 0.08, 4) * np.tile(box[2:], 2)
-                category = one["category_id"] if rng.random() < 0.9 else int(rng.choice(categories))
-                add(one["image_id"], [*moved[:2], *np.maximum(moved[2:], 1)], category)
-    for image_id, one in seen.items():
+                category = entry["category_id"] if rng.random() < 0.9 else int(rng.choice(categories))
+                add(entry["image_id"], [*moved[:2], *np.maximum(moved[2:], 1)], category)
+    for image_id, image in images.items():
         for _ in range(int(rng.integers(6))):
-            corner = rng.random(2) * (one["width"], one["height"]) * 0.7
-            # 0 is no category of the file, and is passed over
+            corner = rng.random(2) * (image["width"], image["height"]) * 0.7
+            # 0 is not a category of the file: it must be ignored
             add(image_id, [*corner, *(5 + 60 * rng.random(2))], int(rng.choice([0, *categories])))
-    return found
+    return results
 
 
-def answers(name: str, dtype: str, pictures: int, queries: int, classes: int) -> dict[str, np.ndarray]:
-    """What a network could answer: `pred_logits` [pictures, queries, classes], `pred_boxes`."""
-    logits = 2 * formula_input(f"{name}/logits", (pictures, queries, classes), SEED) - 2
-    drawn = formula_input(f"{name}/boxes", (pictures, queries, 4), SEED).astype(np.float64)
+def random_outputs(name: str, dtype: str, images: int, queries: int, classes: int) -> dict[str, np.ndarray]:
+    """Outputs as of a network: `pred_logits` [images, queries, classes], `pred_boxes` [images, queries, 4]."""
+    logits = 2 * formula_input(f"{name}/logits", (images, queries, classes), SEED) - 2
+    drawn = formula_input(f"{name}/boxes", (images, queries, 4), SEED).astype(np.float64)
     boxes = 1 / (1 + np.exp(-(drawn - [0, 0, 1, 1])))
     return {"pred_logits": logits.astype(dtype), "pred_boxes": boxes.astype(np.float32).astype(dtype)}
 
 
 # ------------------------------------------------------------------------------------------------------- stage 5
 
-#: name: options, boxes in each picture, queries, boxes that each other process holds
+#: name: options, boxes in each image, queries, boxes in each of the other processes
 LOSSES = {
     "plain": ("", (4, 2), 30, ()),
     "one_picture_empty": ("", (0, 3, 1), 30, ()),
@@ -265,9 +264,9 @@ def loss_case(name: str, dtype: str) -> tuple[dict, list[dict]]:
     _, counts, queries, _ = LOSSES[name]
     options = loss_options(name)
     layers = ["", *(str(index) for index in range(options.dec_layers - 1) if options.aux_loss)]
-    outputs = {layer: answers(f"{name}/{layer}", dtype, len(counts), queries, 91) for layer in layers}
+    outputs = {layer: random_outputs(f"{name}/{layer}", dtype, len(counts), queries, 91) for layer in layers}
     if options.two_stage:
-        outputs["enc"] = answers(f"{name}/enc", dtype, len(counts), TOKENS, 91)
+        outputs["enc"] = random_outputs(f"{name}/enc", dtype, len(counts), TOKENS, 91)
     targets = []
     for index, count in enumerate(counts):
         rng = rng_for(f"{name}/target{index}", SEED)
@@ -279,7 +278,7 @@ def loss_case(name: str, dtype: str) -> tuple[dict, list[dict]]:
 
 
 def assembled(layers: Mapping) -> dict:
-    """The network's outputs of its layers' ones."""
+    """The network's outputs from those of its layers."""
     outputs = dict(layers[""])
     later = [layers[name] for name in layers if name.isdigit()]
     if later:
@@ -297,7 +296,7 @@ def choice_file(context: Context, name: str) -> Path:
 
 
 def batch_choice(context: Context, name: str, count: int) -> list[int]:
-    """The validation items that a network sees: those that `prepare` chose, or the first candidates."""
+    """The validation items of a network's batch: those that `prepare` chose, or the first candidates."""
     file = choice_file(context, name)
     return json.loads(file.read_text()) if file.is_file() else candidates(count)[0]
 
@@ -319,7 +318,7 @@ def distances(before: Sequence[Sequence[np.ndarray]], now: Sequence[Sequence[np.
 
 # ------------------------------------------------------------------------------------------------------- stage 7
 
-#: the training of stage 7: a small network from scratch on small pictures
+#: the training of stage 7: a small network from scratch on small images
 TRAIN_ARGV = (
     "--backbone resnet18 --backbone_norm batch --hidden_dim 64 --nheads 4 --enc_layers 1 --dec_layers 2 "
     "--dim_feedforward 128 --num_queries 30 --dropout 0 --lr 1e-3 --lr_backbone 1e-3 --lr_linear_proj_mult 0.1 "
@@ -328,7 +327,12 @@ TRAIN_ARGV = (
 ).split()
 TRAIN_STEPS, TRAIN_ITEMS, VAL_ITEMS = 48, 64, 16
 CURVE_EVERY = 8
-FIRST_LOSSES = 3  # then rounding has grown
+FIRST_LOSSES = 3  # later ones hold grown rounding errors
+
+
+def first_weights(context: Context) -> Path:
+    """The official-format file that both trainings start from."""
+    return context.output_dir / "weights" / "train.pth"
 
 
 def training_batches(options: argparse.Namespace, kept: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -345,7 +349,7 @@ def training_batches(options: argparse.Namespace, kept: Sequence[int]) -> Iterat
 
 
 def training_record(values: Sequence[float], steps: Sequence[int], curve: Sequence[float]) -> dict:
-    """What stage 7 compares: losses of the first steps and of the last, the loss on val, and whether it learnt."""
+    """The record of stage 7: losses of the first steps and of the last, the loss on val, and whether both fell."""
     losses, untrained, final = np.array(values), curve[0], np.mean(curve[-2:])
     learns = losses[-8:].mean() < 0.8 * losses[:4].mean() and final < 0.8 * untrained
     return {

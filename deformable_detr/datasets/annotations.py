@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,21 +9,11 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from shared import InputError
-from shared.files import one_line
+from shared.files import one_line, read_json
 
 _LARGEST_ID = 2**53  # detections carry ids as float64
 _LARGEST = 1e9  # pixels: no image has more, and sums and products stay finite
 _FIX = "check that it is a COCO instances file"
-
-
-def read_json(path: str | Path, what: str):
-    """The content of a JSON file. InputError where it is missing, cannot be read, or is not JSON."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {what}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(one_line(f"{path}: not JSON ({str(error)[:80]}); {what}")) from error
 
 
 def read_annotations(path: str | Path, num_classes: int | None = None) -> COCO:
@@ -35,7 +24,7 @@ def read_annotations(path: str | Path, num_classes: int | None = None) -> COCO:
     box that is not four finite numbers; a category id that a network of `num_classes` logits does not have.
     """
     path = Path(path)
-    content = read_json(path, _FIX)
+    content = read_json(path, "COCO annotations", _FIX)
     try:
         _check(content, num_classes)
     except _Invalid as error:

@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shared import InputError
-from shared.files import one_line
+from shared.pictures import read_picture
 
 from .annotations import is_crowd, note_unusable, read_annotations
 from .transforms import Sample, Target, prepare_target
@@ -18,7 +18,6 @@ _LAYOUT = (
     "it must hold {split}2017/ and annotations/instances_{split}2017.json of COCO (python "
     "deformable_detr/draw_mini.py draws a small one)"
 )
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 
 
 def split_paths(root: str | os.PathLike | None, split: str) -> tuple[Path, Path]:
@@ -35,28 +34,6 @@ def split_paths(root: str | os.PathLike | None, split: str) -> tuple[Path, Path]
     if not annotations.is_file():
         raise InputError(f"--data_path {root}: has no file {annotations.relative_to(root)}; {layout}")
     return folder, annotations
-
-
-def load_image(path: str | Path) -> Image.Image:
-    """The image in `path` as RGB; grey, palette, CMYK and transparent ones are converted by Pillow.
-
-    InputError if it is missing, empty, broken, not an image, or has more than 8 bits a sample, of which Pillow's
-    conversion would keep the lowest only.
-    """
-    path = Path(path)
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _DEEP:
-                return image.convert("RGB")
-        raise InputError(f"{path}: has more than 8 bits a sample, which RGB cannot hold; save it as 8-bit RGB")
-    except InputError:
-        raise
-    except UnidentifiedImageError as error:
-        reason = "not a picture, whatever its name says" if path.stat().st_size else "the file is empty"
-        cause = error
-    except Exception as error:  # for broken files Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        reason, cause = getattr(error, "strerror", None) or str(error) or type(error).__name__, error
-    raise InputError(one_line(f"{path}: cannot be read as a picture ({reason}); fetch it again")) from cause
 
 
 class CocoDetection:
@@ -101,7 +78,7 @@ class CocoDetection:
 
         InputError for an image that cannot be read, or whose size differs from the annotation file's.
         """
-        image = load_image(self.image_path(index))
+        image = read_picture(self.image_path(index))
         entry = self.coco.imgs[self.ids[index]]
         if image.size != (entry["width"], entry["height"]):
             raise InputError(

@@ -158,7 +158,7 @@ class TrainTransform:
         return crop(image, target, top, corner(0, image.width - width), height, width)
 
 
-def collate(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def pad_images(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """(images float32 [N, 3, H, W], mask bool [N, H, W]) of images [3, h, w], zero-padded at the right and bottom.
 
     H and W are the largest height and width; the mask is True where an image is padded (NOTES 2.10).
