@@ -1,4 +1,4 @@
-"""Constants of the paper's code (NOTES 2.7): classes, mean sizes, heading bins, the feature map's scale."""
+"""Constants of the paper's code (NOTES 2.7): classes, mean sizes, heading bins, terms of the loss."""
 
 import numpy as np
 
@@ -20,6 +20,8 @@ DOWN_RATIO = 4
 MAX_OBJECTS = 50
 #: width and height of the network's input
 INPUT_SIZE = (1280, 384)
+#: the terms of the loss, in the reference's order
+TERMS = ("seg_loss", "offset2d_loss", "size2d_loss", "depth_loss", "offset3d_loss", "size3d_loss", "heading_loss")
 #: of RGB values in 0..1
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)

@@ -9,11 +9,15 @@ Reads checkpoints of the reference's trainer (their `model_state`; the optimiser
 state dicts, and ImageNet's file of the backbone, recognised by its names. All other tensors must match one to one.
 """
 
+from shared import run, set_up
+
+set_up()
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared import HelpFormatter, InputError, convert, run
+from shared import InputError, convert
 from shared.weights import WeightFile, read_weights
 
 from models import DLA34, GUPNet, build_model
@@ -28,6 +32,14 @@ def load_official(model: GUPNet, path: str | Path) -> convert.Report:
     return convert.load_official(model, path)
 
 
+def load_network(options: argparse.Namespace) -> GUPNet:
+    """The network with the weights of --weights, in eval mode. InputError for weights that do not fit."""
+    model = build_model(options)
+    load_official(model, options.weights)
+    model.eval()
+    return model
+
+
 def load_backbone(model: GUPNet, path: str | Path) -> convert.Report:
     """Fill the backbone from ImageNet's file, torch's or converted, strictly; `fc` keeps its own initialisation.
 
@@ -38,23 +50,14 @@ def load_backbone(model: GUPNet, path: str | Path) -> convert.Report:
     classifier = backbone_of(file)
     if classifier is None:
         raise InputError(f"{path}: has no base_layer.0.weight, so it is not of DLA-34 alone; give dla34-ba72cf86.pth")
-    network = convert.plan(classifier)
-    if file.kind == "torch":
-        tensors, _, report = network.to_paddle(file.tensors)
-    else:
-        tensors, report = network.check_paddle(file.tensors)
-    report.notes += file.notes
-    report.raise_if_bad(path)
-    own = model.backbone.state_dict()
-    filled = {name: own[name] if name.startswith("fc.") else array for name, array in tensors.items()}
-    missing, unexpected = model.backbone.set_state_dict(filled)
-    if missing or unexpected:
-        raise InputError(f"{path}: set_state_dict left {missing or unexpected}")
+    report = convert.fill(classifier, file)
+    classifier.fc = model.backbone.fc
+    model.backbone.set_state_dict(classifier.state_dict())
     return report
 
 
 def backbone_of(file: WeightFile) -> DLA34 | None:
-    """The DLA-34 whose weights `file` holds, if it holds the backbone alone; None for any other file."""
+    """A DLA-34 for `file` if that holds the backbone alone; None for any other file."""
     if "base_layer.0.weight" not in file.tensors:
         return None
     bias = file.tensors.get("fc.bias")
@@ -62,18 +65,14 @@ def backbone_of(file: WeightFile) -> DLA34 | None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s SRC DST [options]", allow_abbrev=False
-    )
-    parser.add_argument("source", metavar="SRC", help=".pth, .pdparams or checkpoint folder")
-    parser.add_argument("target", metavar="DST", help="the .pdparams or .pth to write")
+    target = "the .pdparams or .pth to write; its suffix decides the direction"
+    parser = convert.script_parser(__doc__, ".pth, .pdparams or checkpoint folder", target)
     add_network_options(parser)
     options = parse_options(argv, parser)
-    if not Path(options.source).exists():
-        raise InputError(f"{options.source}: no such file or folder")
-    backbone = backbone_of(read_weights(options.source))
+    file = read_weights(options.source)
+    backbone = backbone_of(file)
     model, name = (build_model(options), "GUPNet") if backbone is None else (backbone, "DLA-34")
-    report = convert.convert_file(options.source, options.target, model)
+    report = convert.convert_file(file, options.target, model)
     print(f"{name}: {report}\nwrote {options.target}")
 
 

@@ -1,16 +1,15 @@
 """From the network's outputs to KITTI's result lines (NOTES 7.1 to 7.3)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import paddle
-from tqdm import tqdm
 
 from shared.weights import atomic_write_text
 
 from constants import CLASSES, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
-from datasets import Calibration, Loader, class2angle
+from datasets import Calibration, class2angle
 from models import find_peaks
 from models.rois import at_cells, peak_rois
 
@@ -45,19 +44,6 @@ def extract_dets_from_outputs(outputs: Mapping, K: int = MAX_OBJECTS) -> paddle.
         cells + outputs["offset_3d"],
     ]
     return paddle.concat(columns, 1).reshape([images, count, -1])
-
-
-def detect(predict: Callable, loader: Loader, threshold: float, title: str = "detect") -> dict[int, np.ndarray]:
-    """{frame: results} of all frames of a loader, as `decode_detections` gives them.
-
-    predict(images, coord_ranges, calibs) -> the network's outputs, Paddle tensors. `title` is the progress bar's.
-    """
-    results = {}
-    with paddle.no_grad():
-        for batch in tqdm(loader, desc=title, unit="batch", leave=False, disable=None):
-            detections = extract_dets_from_outputs(predict(batch.images, batch.coord_ranges, batch.calibs)).numpy()
-            results |= decode_detections(detections, batch.info, batch.calibs.numpy(), threshold)
-    return results
 
 
 def decode_detections(

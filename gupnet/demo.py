@@ -5,54 +5,49 @@
     python demo.py --image_path KITTI/training/image_2 --weights W --output_dir O --label KITTI/training/label_2
     python demo.py --image_path KITTI/training/image_2 --results OUT/data --output_dir O
 
-For each picture NAME.* writes NAME_3d.png, the picture with the 3D boxes and beside it the view from above, with
---label those of the labels too; and NAME.txt, the results as KITTI writes them. With --results, result or label files
-are drawn and no network runs. The camera is that of --calib, else that of --fx, --fy, --cx, --cy, else, as KITTI has
-it, that of ../calib/NAME.txt beside the picture's folder. A picture that cannot be done is reported, the others are
-done all the same, and the exit status is 2.
+For each picture NAME.* it writes NAME_3d.png, the picture with the 3D boxes beside the view from above, with --label
+those of the labels too; and NAME.txt, the detections as KITTI writes them. With --results, result or label files are
+drawn and no network runs. The camera is that of --calib, else of --fx, --fy, --cx, --cy, else, as KITTI has it, of
+../calib/NAME.txt beside the picture's folder. A picture that fails is reported, the others are done, and the exit
+status is 2.
 """
 
+from shared import InputError, run, set_up
+
+set_up()
+
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import paddle
 from PIL import Image
-from tqdm import tqdm
 
-from shared import InputError, run
-from shared.running.options import positive_float
-from shared.weights import atomic_write, atomic_write_text
+from shared.files import atomic_write, atomic_write_text
+from shared.pictures import find_pictures, output_stems, read_picture, work_through
+from shared.running.launch import use_device
+from shared.running.options import Group, positive_float
 
 from constants import DOWN_RATIO
-from datasets import Calibration, Objects, load_image, network_input, parse_objects, read_calibration, read_objects
-from decoding import decode_detections, result_lines
-from drawing import sheet
-from inference import Predictor, build_predictor, load_network
+from convert import load_network
+from datasets import (
+    Calibration,
+    Objects,
+    Sample,
+    collate,
+    network_input,
+    parse_objects,
+    read_calibration,
+    read_objects,
+)
+from decoding import result_lines
+from drawing import draw_results
+from engine import Network, in_test_mode, predict
 from options import build_parser, parse_options, parse_options_for_weights
 
-OWN = "_3d.png"  # ending of what this script draws, which it does not take for pictures to read
+OWN = "_3d.png"  # ending of what this script draws, which it does not read again
 ENDINGS = (".png", ".jpg", ".jpeg")
-_LENGTHS = ("fx", "fy", "cx", "cy")
-
-
-def find_pictures(path: str) -> list[Path]:
-    """The picture `path`, or those in the folder `path`, sorted. InputError when there is none."""
-    where = Path(path)
-    if where.is_file():
-        return [where]
-    if not where.is_dir():
-        raise InputError(f"--image_path {path}: no such file or folder; give a picture or a folder of pictures")
-    found = [
-        file
-        for file in sorted(where.iterdir())
-        if file.suffix.lower() in ENDINGS and file.name[0] != "." and not file.name.endswith(OWN)
-    ]
-    if not found:
-        raise InputError(f"--image_path {path}: no pictures in it ({', '.join(ENDINGS)}); give another folder")
-    return found
+_LENGTHS = {"fx": "focal length", "fy": "the same downwards", "cx": "principal point", "cy": "the same"}
 
 
 def file_for(option: str, path: str, picture: Path) -> Path:
@@ -65,7 +60,7 @@ def file_for(option: str, path: str, picture: Path) -> Path:
 
 
 def camera_of(options: argparse.Namespace, path: Path, size: tuple[int, int]) -> Calibration:
-    """The camera that took a picture of `size` (W, H), as the options say. InputError if nothing says it."""
+    """The camera of a picture of `size` (W, H), by the options or the file beside it. InputError if there is none."""
     if options.calib:
         return read_calibration(file_for("calib", options.calib, path))
     if options.fx:
@@ -78,41 +73,30 @@ def camera_of(options: argparse.Namespace, path: Path, size: tuple[int, int]) ->
     raise InputError(f"{path}: its camera is not known; give --calib, or --fx (and --cx, --cy) in pixels")
 
 
-def detect(predict: Predictor, picture: Image.Image, camera: Calibration, options: argparse.Namespace) -> str:
-    """A picture's results as lines."""
+def detect(network: Network, picture: Image.Image, camera: Calibration, options: argparse.Namespace) -> str:
+    """The detections of a picture as KITTI's result lines."""
     size, input_size = np.array(picture.size), tuple(options.input_size)
     image, coord_range, _ = network_input(picture, size / 2, size.astype(np.float64), input_size)
-    detections = predict(image[None], coord_range[None], camera.P2[None])
     ratio = size / [side // DOWN_RATIO for side in input_size]
-    info = {"img_id": np.array([0]), "bbox_downsample_ratio": ratio[None]}
-    return result_lines(decode_detections(detections, info, [camera.P2], options.threshold)[0])
-
-
-def names_of(pictures: Sequence[Path]) -> list[str]:
-    """What each picture's files begin with: its name without ending, or with it where two would be the same."""
-    bare = [path.stem for path in pictures]
-    return [path.name if bare.count(path.stem) > 1 else path.stem for path in pictures]
+    info = {"img_id": np.array(0), "bbox_downsample_ratio": ratio}
+    batch = collate([Sample(image, camera.P2, coord_range, {}, info)])
+    return result_lines(predict(network, batch, options.threshold)[0])
 
 
 def build_demo_parser() -> argparse.ArgumentParser:
     parser = build_parser(__doc__, ("run", "output", "network", "decoding"))
-    group = parser.add_argument_group("demo")
-
-    def add(name: str, text: str, **settings) -> None:
-        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        group.add_argument(*spellings, default=None, help=text, **settings)
-
-    add("image_path", "a picture, or a folder of pictures", metavar="PATH")
-    add("calib", "calibration of KITTI's form with P2, or a folder of them", metavar="PATH")
-    for name, text in zip(_LENGTHS, ("focal length", "the same downwards", "principal point", "the same"), strict=True):
-        add(name, f"{text}, in pixels", type=positive_float, metavar="PX")
-    add("label", "also draw these labels, a file or a folder", metavar="PATH")
-    add("results", "draw these results or labels instead of running a network", metavar="PATH")
+    group = Group(parser, "demo")
+    group.add("--image_path", metavar="PATH", help="a picture, or a folder of pictures")
+    group.add("--calib", metavar="PATH", help="calibration in KITTI's form with P2, or a folder of them")
+    for name, text in _LENGTHS.items():
+        group.add(f"--{name}", type=positive_float, metavar="PX", help=f"{text}, in pixels")
+    group.add("--label", metavar="PATH", help="also draw these labels, a file or a folder")
+    group.add("--results", metavar="PATH", help="draw these results or labels instead of running a network")
     return parser
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. InputError for what is missing or does not go together."""
+    """The command line. InputError for options that are missing or do not go together."""
     parser = build_demo_parser()
     options = parse_options(argv, parser)
     if options.results and options.weights:
@@ -128,14 +112,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def source_of(options: argparse.Namespace) -> Callable[[Path, Image.Image, Calibration], tuple[Objects, str | None]]:
-    """What gives a picture's objects, and the lines to write: the network, or the files of --results."""
+    """A function that gives a picture's objects and the lines to write: by the network, or from --results."""
     if options.results:
         return lambda path, picture, camera: (read_objects(file_for("results", options.results, path)), None)
-    paddle.set_device(options.device)
-    predict = build_predictor(load_network(options), options, "dygraph")
+    use_device(options.device)
+    network = in_test_mode(load_network(options))
 
     def run_network(path: Path, picture: Image.Image, camera: Calibration) -> tuple[Objects, str]:
-        lines = detect(predict, picture, camera, options)
+        lines = detect(network, picture, camera, options)
         return parse_objects(lines.splitlines(), path), lines
 
     return run_network
@@ -143,31 +127,24 @@ def source_of(options: argparse.Namespace) -> Callable[[Path, Image.Image, Calib
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
-    pictures = find_pictures(options.image_path)
-    objects_of, folder = source_of(options), Path(options.output_dir)
-    failed = 0
-    bar = tqdm(pictures, desc="demo", unit="picture", leave=False, disable=None)
-    for path, name in zip(bar, names_of(pictures), strict=True):
-        try:
-            picture = load_image(path)
-            camera = camera_of(options, path, picture.size)
-            objects, lines = objects_of(path, picture, camera)
-            rows = [("results", objects)]
-            if options.label:
-                rows.append(("labels", read_objects(file_for("label", options.label, path))))
-        except InputError as error:
-            if len(pictures) == 1:
-                raise
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        drawn = sheet(picture, camera.P2, rows)
-        atomic_write(folder / f"{name}{OWN}", lambda file, drawn=drawn: drawn.save(file, "PNG"))
+    output_dir = Path(options.output_dir)
+    pictures = find_pictures(options.image_path, endings=ENDINGS, own=(OWN,), recursive=False)
+    objects_of = source_of(options)
+
+    def work(path: Path, stem: Path) -> str:
+        picture = read_picture(path)
+        camera = camera_of(options, path, picture.size)
+        objects, lines = objects_of(path, picture, camera)
+        rows = [("results", objects)]
+        if options.label:
+            rows.append(("labels", read_objects(file_for("label", options.label, path))))
+        drawn = draw_results(picture, camera.P2, rows)
+        atomic_write(stem.with_name(stem.name + OWN), lambda file: drawn.save(file, "PNG"))
         if lines is not None:
-            atomic_write_text(folder / f"{name}.txt", lines)
-        tqdm.write(f"{path}: {len(objects)} objects")
-    print(f"{len(pictures) - failed} of {len(pictures)} pictures done; files in {folder}")
-    return 2 if failed else 0
+            atomic_write_text(stem.with_name(stem.name + ".txt"), lines)
+        return f"{path}: {len(objects)} objects"
+
+    return work_through(pictures, output_stems(pictures, Path(options.image_path), output_dir), output_dir, work)
 
 
 if __name__ == "__main__":

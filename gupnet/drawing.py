@@ -1,7 +1,6 @@
-"""3D boxes in a picture and from above: how results and labels are looked at.
+"""Results and labels as pictures: 3D boxes in the image, and the view from above.
 
-A class has one colour everywhere; an object's front is crossed out in the picture and is the tip in the view from
-above.
+Each class has its colour; an object's front is crossed in the image and is the tip in the view from above.
 """
 
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ from datasets.objects import Objects, box_corners
 COLOURS = {"Car": (255, 150, 30), "Pedestrian": (70, 190, 255), "Cyclist": (250, 90, 210)}
 OTHER = (190, 190, 190)
 INK, PAPER, GRID = (28, 32, 38), (255, 255, 255), (214, 218, 224)
-NEAR = 0.2  # metres: what is nearer to the camera's plane is cut off
-LEAST_WIDTH = 1000  # pixels: smaller pictures are enlarged by a whole number before boxes are drawn
+NEAR = 0.2  # metres: edges are cut off at this depth
+LEAST_WIDTH = 1000  # pixels: smaller images are enlarged by a whole factor before boxes are drawn
 SMALL = 60  # pixels: lower boxes are drawn with thin lines
-SUBPIXEL = 4  # bits below a pixel, as OpenCV takes them
+SUBPIXEL = 4  # fractional bits of OpenCV's coordinates
 
 _RING = ((0, 1), (1, 2), (2, 3), (3, 0))
 #: bottom, top and posts of `box_corners`, then the cross over the front
@@ -26,20 +25,20 @@ EDGES = np.array([*_RING, *((a + 4, b + 4) for a, b in _RING), *((k, k + 4) for 
 
 
 def colour_of(kind: str) -> tuple[int, int, int]:
-    """RGB of a class; grey for those that the network does not know."""
+    """RGB of a class; grey for types that are not classes of the network."""
     return COLOURS.get(kind, OTHER)
 
 
 def project_segments(segments: np.ndarray, projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels [m, 2, 2] of segments [n, 2, 3] before the camera, by P2 [3, 4], and which they are, int64 [m].
+    """Pixels [m, 2, 2] of the segments [n, 2, 3] in front of the camera, by P2 [3, 4], and their indices, int64 [m].
 
-    A segment that passes through the camera's plane is cut off just before it.
+    A segment that passes through the camera's plane is cut off at the depth NEAR.
     """
     kept = np.flatnonzero((segments[..., 2] > NEAR).any(1))
     first, second = segments[kept, 0], segments[kept, 1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = ((NEAR - first[:, 2:]) / (second[:, 2:] - first[:, 2:])).clip(0, 1)
-    crossing = first + share * (second - first)
+        part = ((NEAR - first[:, 2:]) / (second[:, 2:] - first[:, 2:])).clip(0, 1)
+    crossing = first + part * (second - first)
     first, second = (np.where(end[:, 2:] > NEAR, end, crossing) for end in (first, second))
     ends = np.stack([first, second], 1)
     pixels = ends @ projection[:, :3].T + projection[:, 3]
@@ -53,14 +52,14 @@ def _line(canvas: np.ndarray, ends: np.ndarray, colour: tuple, thickness: int) -
 
 
 def draw_boxes(picture: Image.Image, objects: Objects, projection: np.ndarray) -> Image.Image:
-    """The picture with the 3D boxes of `objects`, the farthest first, and their class, score and distance.
+    """The image with the 3D boxes of `objects`, the farthest first, and their class, score and distance.
 
-    DontCare, which has no 3D box, is a thin 2D one.
+    DontCare, which has no 3D box, gets a thin 2D box.
     """
     enlarged = max(1, -(-LEAST_WIDTH // picture.width))
     if enlarged > 1:
         picture = picture.resize((picture.width * enlarged, picture.height * enlarged), Image.Resampling.BICUBIC)
-    # pixel (0, 0)'s middle is at u = v = 0, before and after
+    # the centre of pixel (0, 0) is at u = v = 0, before and after
     scale = np.array([[enlarged, 0, (enlarged - 1) / 2], [0, enlarged, (enlarged - 1) / 2], [0, 0, 1]])
     projection = scale @ np.asarray(projection, np.float64)
     canvas = np.array(picture)
@@ -75,70 +74,70 @@ def draw_boxes(picture: Image.Image, objects: Objects, projection: np.ndarray) -
             continue
         lines, _ = project_segments(corners[k][EDGES], projection)
         small = np.ptp(lines[..., 1]) < SMALL if len(lines) else False
-        for passing, wide in ((colour, 1),) if small else ((INK, thickness + 2), (colour, thickness)):
+        for paint, wide in ((colour, 1),) if small else ((INK, thickness + 2), (colour, thickness)):
             for ends in lines:
-                _line(canvas, ends, passing, wide)
+                _line(canvas, ends, paint, wide)
         if len(lines):
             score = "" if objects.scores is None else f" {objects.scores[k]:.2f}"
-            place = lines[:, :, 0].mean(), lines[:, :, 1].min()
-            tags.append((place, f"{kind}{score} {objects.positions[k, 2]:.0f} m", colour))
+            anchor = lines[:, :, 0].mean(), lines[:, :, 1].min()
+            tags.append((anchor, f"{kind}{score} {objects.positions[k, 2]:.0f} m", colour))
     picture = Image.fromarray(canvas)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(max(11, picture.width // 90))
     for (x, y), text, colour in tags:
-        place = float(np.clip(x, 0, picture.width)), float(np.clip(y - 3, font.size, picture.height))
-        pen.text(place, text, colour, font, anchor="mb", stroke_width=2, stroke_fill=INK)
+        anchor = float(np.clip(x, 0, picture.width)), float(np.clip(y - 3, font.size, picture.height))
+        pen.text(anchor, text, colour, font, anchor="mb", stroke_width=2, stroke_fill=INK)
     return picture
 
 
 def view_from_above(objects: Objects, side: int, far: float) -> Image.Image:
-    """The objects' outlines over a grid in metres, `side` pixels square; the camera is below, in the middle.
+    """The objects' outlines over a grid in metres, `side` x `side` pixels; the camera is at the bottom, in the middle.
 
-    It shows z from 0 to `far` and x from -far/2 to far/2.
+    z goes from 0 to `far`, x from -far/2 to far/2.
     """
     canvas = np.full((side, side, 3), PAPER, np.uint8)
     margin = side // 12
     metre = (side - 1.5 * margin) / far
 
-    def place(x, z) -> np.ndarray:
+    def to_pixels(x, z) -> np.ndarray:
         return np.stack([side / 2 + np.asarray(x) * metre, side - margin - np.asarray(z) * metre], -1)
 
     step = 5 if far <= 30 else 10
     across = np.arange(-(far // 2 // step) * step, far / 2 + 0.01, step)
     along = np.arange(0, far + 0.01, step)
     for x in across:
-        _line(canvas, place([x, x], [0, far]), GRID, 1)
+        _line(canvas, to_pixels([x, x], [0, far]), GRID, 1)
     for z in along:
-        _line(canvas, place([-far / 2, far / 2], [z, z]), GRID, 1)
+        _line(canvas, to_pixels([-far / 2, far / 2], [z, z]), GRID, 1)
     outlines = box_corners(objects.sizes, objects.positions, objects.rotations)[:, :4, ::2]
     for k in range(len(objects)):
         if objects.types[k] == "DontCare":
             continue
         colour, ring = colour_of(objects.types[k]), outlines[k]
-        points = (place(*ring.T) * 2**SUBPIXEL).clip(-1e6, 1e6).round().astype(np.int32)
+        points = (to_pixels(*ring.T) * 2**SUBPIXEL).clip(-1e6, 1e6).round().astype(np.int32)
         cv2.fillPoly(canvas, [points], [(255 + 2 * c) // 3 for c in colour], cv2.LINE_AA, SUBPIXEL)
         front, rear = (ring[0] + ring[1]) / 2, (ring[2] + ring[3]) / 2
         nose = front + 0.35 * (front - rear)
         for first, second in ((ring[0], nose), (ring[1], nose), *zip(ring, np.roll(ring, -1, 0), strict=True)):
-            _line(canvas, place(*np.stack([first, second], 1)), INK, 1)
+            _line(canvas, to_pixels(*np.stack([first, second], 1)), INK, 1)
     picture = Image.fromarray(canvas)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(max(10, side // 32))
     for z in along[1:]:
-        pen.text(tuple(place(-far / 2 + 0.01 * far, z)), f"{z:.0f} m", INK, font, anchor="lt")
+        pen.text(tuple(to_pixels(-far / 2 + 0.01 * far, z)), f"{z:.0f} m", INK, font, anchor="lt")
     for x in across[1:-1]:
-        pen.text((place(x, 0)[0], side - 0.8 * margin), f"{x:.0f}", INK, font, anchor="mt")
-    tip = place(0, 0)
+        pen.text((to_pixels(x, 0)[0], side - 0.8 * margin), f"{x:.0f}", INK, font, anchor="mt")
+    tip = to_pixels(0, 0)
     pen.polygon([tuple(tip + [dx * margin / 4, dz * margin / 3]) for dx, dz in ((0, -1), (-1, 0.6), (1, 0.6))], INK)
     return picture
 
 
 def range_of(all_objects: Sequence[Objects]) -> float:
-    """How far a view from above has to reach: to the farthest object, in tens of metres, 20 to 80."""
+    """The depth that a view from above shows: up to the farthest object, in tens of metres, 20 to 80."""
     depths = [z for objects in all_objects for z in objects.positions[:, 2] if np.isfinite(z)]
     return float(np.clip(np.ceil((max(depths, default=0) + 2) / 10) * 10, 20, 80))
 
 
-def sheet(picture: Image.Image, projection: np.ndarray, rows: Sequence[tuple[str, Objects]]) -> Image.Image:
-    """Named rows ("results", "labels"), one below the other: the picture with boxes, beside it the view from above."""
+def draw_results(picture: Image.Image, projection: np.ndarray, rows: Sequence[tuple[str, Objects]]) -> Image.Image:
+    """Named rows ("results", "labels"), one below the other: the image with boxes, beside it the view from above."""
     far = range_of([objects for _, objects in rows])
     drawn = [draw_boxes(picture, objects, projection) for _, objects in rows]
     width, height = drawn[0].size

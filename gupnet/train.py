@@ -8,48 +8,20 @@
 Exit status: 0 done, 2 bad input, 3 the training diverged, 130 or 143 interrupted (a checkpoint was saved).
 """
 
-import argparse
-import sys
+from shared import run, set_up
+
+set_up()
+
 from collections.abc import Sequence
 
-import paddle
-import paddle.distributed as dist
+from shared.running.launch import run_training
 
-from shared import InputError, run
-
-from learner import Diverged
 from options import build_parser, parse_options_for_weights
-from trainer import Interrupted, Trainer
-
-
-def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with those of the checkpoint in --resume as default. InputError for paths that are not there."""
-    options = parse_options_for_weights(argv, build_parser(__doc__), required=False)
-    if not options.data_path:
-        raise InputError("--data_path is missing: give KITTI's folder (python gupnet/draw_mini.py draws a small one)")
-    return options
+from trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = options_of(argv)
-    if options.device == "gpu" and not paddle.is_compiled_with_cuda():
-        raise InputError("--device gpu: this Paddle is the CPU build; install paddlepaddle-gpu or use --device cpu")
-    paddle.set_device(options.device)
-    if paddle.distributed.ParallelEnv().world_size > 1:
-        dist.init_parallel_env()
-    trainer = Trainer(options)
-    try:
-        trainer.train()
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except Interrupted as stop:
-        print(
-            f"interrupted after step {trainer.step}; go on with --resume {trainer.output_dir / 'latest'}",
-            file=sys.stderr,
-        )
-        return 128 + stop.args[0]
-    return 0
+    return run_training(parse_options_for_weights(argv, build_parser(__doc__), needed=False), Trainer)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def _data(dtype: str):
 
 def _forward(dtype: str):
     limit = {"float32": Tolerance(1e-5), "float64": Tolerance(1e-7)}[dtype]
-    # a frame of full size in train mode, where torch in float32 is 1.6e-4 from itself in float64 and Paddle 6e-6; the
+    # a frame of full size in train mode, where torch's float32 is 1.6e-4 from its own float64 and Paddle's 6e-6; the
     # limit of the golden figures of such frames (NOTES 9.6)
     frame = {"float32": Tolerance(5e-4), "float64": Tolerance(1e-7)}[dtype]
     return {".*/peak_(cell|class)": EQUAL, "frames1280/": frame, "": limit}
@@ -51,11 +51,11 @@ def _backward(dtype: str):
 def _train(dtype: str):
     same = {"mini/first_weights": EQUAL, "mini/learns": EQUAL}
     if dtype == "float64":
-        # the whole training, to its last step: 1e-9 measured; the share of objects found in steps of 1 / 30 or so
+        # the whole training, to its last step: 1e-9 measured; recall goes in steps of about 1 / 30
         return same | {".*/(final_)?recall": Tolerance(absolute=0.05), "": Tolerance(1e-6)}
     # Training amplifies rounding until two runs part, torch from itself too (train_control.npz, drawn in the plot). So
-    # the beginning is held tightly, and the end by what was learnt: runs that start 1e-8 apart end 3 % apart in their
-    # losses and 0.05 in the share of objects found; 3.2 % and 0.02 measured here.
+    # the beginning has tight bounds, and the end bounds of what was learnt: torch's runs that start 1e-8 apart end 3 %
+    # apart in their losses and 0.05 in recall; 3.2 % and 0.02 measured here.
     return same | {
         "mini/first_losses": Tolerance(1e-3),
         "mini/last_losses": Tolerance(0.15),
@@ -64,7 +64,7 @@ def _train(dtype: str):
     }
 
 
-#: of the picture of the train stage
+#: of the plot of the train stage
 PANELS = (
     Panel("loss", "all seven losses, unweighted", "epoch", "sum"),
     Panel("pictured", "losses that count from the start", "epoch", "sum"),

@@ -1,4 +1,4 @@
-"""What both sides are fed, in numpy alone: weights, pictures, objects, outputs. Neither framework is imported here."""
+"""What both sides are fed, as numpy arrays: images, targets, outputs, results. Imports neither framework."""
 
 import argparse
 import json
@@ -11,21 +11,18 @@ import numpy as np
 from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
 
-from constants import DOWN_RATIO, HEADING_BINS, MAX_OBJECTS
+from constants import DOWN_RATIO, HEADING_BINS, MAX_OBJECTS, TERMS
 from options import parse_options
 
 SEED = 2026
-TERMS = (
-    "seg_loss", "offset2d_loss", "size2d_loss", "depth_loss", "offset3d_loss", "size3d_loss", "heading_loss",
-)  # fmt: skip
-#: weights of the first epochs: the 3D tasks count for nothing, and yet have gradients (NOTES 6.2)
+#: weights of the first epochs: the 3D tasks weigh 0, and yet have gradients (NOTES 6.2)
 FIRST_WEIGHTS = {term: float(term in TERMS[:3]) for term in TERMS}
-RATIO = np.array([3.88125, 3.90625])  # pixels of the original picture in a cell
+RATIO = np.array([3.88125, 3.90625])  # pixels of the original image per cell
 OPTIMISER_STEPS = 10
-#: name -> options and weights of the terms in ten steps of an optimiser
+#: name -> options, and weights of the terms, of ten steps of an optimiser
 OPTIMISERS = {
-    "adam_first_epoch": ("--lr 1e-6", FIRST_WEIGHTS),
-    "sgd": ("--optimizer sgd --lr 1e-6 --weight_decay 1e-3", None),
+    "adam_first_epoch": ("--lr 1e-6 --warmup false", FIRST_WEIGHTS),
+    "sgd": ("--optimizer sgd --lr 1e-6 --warmup false --weight_decay 1e-3", dict.fromkeys(TERMS, 1.0)),
 }
 SCHEDULES = {
     "default": "",
@@ -46,19 +43,19 @@ DATA_CASES = (
     ("dontcare", "val", "--input_size 640 192 --use_dontcare"),
 )
 
-#: the training of stage 7; at this rate torch's trainings in float32 that start a rounding error (1e-6) apart end
-#: within 5 % of each other, on real frames too, where at 1e-3 they end up to 60 % apart
+#: the training of stage 7. At this rate torch's float32 trainings from weights that differ by 1e-6 end within 5 % of
+#: each other, on real frames too; at 1e-3 they end up to 60 % apart
 TRAIN_ARGV = (
     "--input_size 160 64 --batch_size 2 --max_epoch 8 --lr 0.0005 --random_crop 0 --decay_list 2 --seed 1"
 ).split()
 TRAIN_FRAMES, VAL_FRAMES = 8, 8
-FIRST_LOSSES = 2  # the pass that learns nothing and the first epoch: then rounding has grown
+FIRST_LOSSES = 2  # of the pass without updates and the first epoch; later ones differ by grown rounding
 VAL_PEAKS = 20
 
 
 @dataclass(frozen=True)
 class Case:
-    """One forward pass. `objects` of each of two pictures, in mode "train"; `biases`: {tensor: its values}."""
+    """A forward pass. `objects`: of each of two images, in mode "train"; `biases`: {tensor: its values}."""
 
     size: tuple[int, int] = (160, 64)
     mode: str = "train"
@@ -67,7 +64,7 @@ class Case:
     biases: dict[str, Sequence[float]] = field(default_factory=dict)
 
 
-#: the passes of stage 3, edge cases included; what has no mode "train" looks for its peaks
+#: the passes of stage 3, edge cases included
 FORWARD = {
     "val": Case((320, 96), "val"),
     "test_ten": Case((192, 128), "test", k=10),
@@ -81,7 +78,7 @@ FORWARD = {
     "boxes_outside": Case(biases={"offset_2d.2.bias": (60, -40)}),
     "boxes_across": Case(biases={"offset_2d.2.bias": (-20, 8), "size_2d.2.bias": (50, 30)}),
 }
-#: of these, every level, the neck's features and the running statistics that the pass leaves
+#: passes of which every level, the neck's features and the running statistics afterwards are recorded too
 WATCHED = ("val", "narrow")
 #: size -> frames of val that go through the network in mode "train"
 FRAMES = {(320, 96): 2, (1280, 384): 1}
@@ -103,15 +100,15 @@ def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespa
 
 
 def chosen(count: int, most: int) -> list[int]:
-    """At most `most` of `count` indices, spread evenly."""
+    """At most `most` of `count` indices, evenly spread."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
-# ---------------------------------------------------------------------------------------------------- pictures, objects
+# ---------------------------------------------------------------------------------------------------- images, targets
 
 
 def choices(context: Context) -> dict[str, int]:
-    """Which candidate of its noise each pass takes: what `prepare` found."""
+    """{pass: which candidate of its images it takes}, as `prepare` chose."""
     return json.loads(choice_file(context).read_text())
 
 
@@ -120,14 +117,14 @@ def choice_file(context: Context) -> Path:
 
 
 def noise(name: str, size: tuple[int, int], candidate: int, dtype: str) -> np.ndarray:
-    """[2, 3, H, W] of N(0, 1); the second picture is darker and has more contrast."""
+    """[2, 3, H, W] of N(0, 1); the second image is darker and has more contrast."""
     drawn = formula_input(f"{name}{candidate}", (2, 3, size[1], size[0]), SEED)
     spread, level = np.array([0.8, 1.2], np.float32), np.array([0.2, -0.3], np.float32)
     return (drawn * spread[:, None, None, None] + level[:, None, None, None]).astype(dtype)
 
 
 def cameras(dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """coord_ranges [2, 2, 2] and calibs [2, 3, 4]: one whole picture, one crop; focal lengths that differ."""
+    """coord_ranges [2, 2, 2] and calibs [2, 3, 4] of a whole image and a crop, with different focal lengths."""
     ranges = np.array([[[0, 0], [1242, 375]], [[120.5, -22.25], [1100.25, 290.5]]], np.float32)
     calibs = np.zeros((2, 3, 4), np.float32)
     calibs[0] = [[721.5, 0, 609.6, 44.86], [0, 721.5, 172.9, 0.2164], [0, 0, 1, 0.00275]]
@@ -136,7 +133,7 @@ def cameras(dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def targets(name: str, size: tuple[int, int], counts: Sequence[int], dtype: str) -> dict[str, np.ndarray]:
-    """Targets of pictures with these numbers of objects, in slots anywhere, of any class (NOTES 3.14)."""
+    """Targets of images with these numbers of objects, in any slots, of any class (NOTES 3.14)."""
     width, height = size[0] // DOWN_RATIO, size[1] // DOWN_RATIO
     rng, batch = rng_for(f"targets/{name}", SEED), len(counts)
     shape = (batch, MAX_OBJECTS)
@@ -154,10 +151,10 @@ def targets(name: str, size: tuple[int, int], counts: Sequence[int], dtype: str)
     mask = np.stack([rng.permutation(MAX_OBJECTS) < count for count in counts])
     heatmap = np.zeros((batch, 3, height, width))
     columns, rows = np.arange(width), np.arange(height)[:, None]
-    for picture, slot in np.argwhere(mask):
-        row, column = divmod(found["indices"][picture, slot], width)
+    for image, slot in np.argwhere(mask):
+        row, column = divmod(found["indices"][image, slot], width)
         peak = np.exp(-((columns - column) ** 2 + (rows - row) ** 2) / 2)
-        channel = heatmap[picture, found["cls_ids"][picture, slot]]
+        channel = heatmap[image, found["cls_ids"][image, slot]]
         np.maximum(channel, peak, out=channel)
     found = {key: value * mask.reshape(*shape, *[1] * (value.ndim - 2)) for key, value in found.items()}
     found = {
@@ -167,14 +164,34 @@ def targets(name: str, size: tuple[int, int], counts: Sequence[int], dtype: str)
     return found | {"heatmap": heatmap.astype(np.float32).astype(dtype), "mask_2d": mask.astype(np.uint8)}
 
 
+def inputs(name: str, case: Case, candidate: int, dtype: str) -> dict:
+    """Keyword arguments of the network for a pass."""
+    ranges, calibs = cameras(dtype)
+    images = noise(name, case.size, candidate, dtype)
+    found = {"images": images, "coord_ranges": ranges, "calibs": calibs, "K": case.k, "mode": case.mode}
+    return found | ({"targets": targets(name, case.size, case.objects, dtype)} if case.mode == "train" else {})
+
+
+def frames(samples: Sequence[tuple], dtype: str) -> dict:
+    """Keyword arguments of the network for samples (image, P2, coord_range, targets, info) of the data set."""
+
+    def stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        array = np.stack(arrays)
+        return array.astype(dtype) if array.dtype == np.float32 else array
+
+    images, calibs, ranges, wanted, _ = zip(*samples, strict=True)
+    slots = {name: stacked([own[name] for own in wanted]) for name in wanted[0]}
+    return {"images": stacked(images), "coord_ranges": stacked(ranges), "calibs": stacked(calibs), "targets": slots}
+
+
 # ------------------------------------------------------------------------------------------------------------- stage 5
 
 
 def loss_cases(dtype: str) -> Iterator[tuple[str, dict, dict, dict | None]]:
-    """(name, outputs, targets, weights of the terms), edge cases included."""
+    """(name, outputs, targets, weights of the terms), with edge cases."""
     size = (160, 64)
     usual = targets("loss", size, (7, 5), dtype)
-    late = {term: 0.1 + 0.3 * place for place, term in enumerate(TERMS)}
+    late = {term: 0.1 + 0.3 * index for index, term in enumerate(TERMS)}
     yield "usual", outputs("usual", usual, dtype), usual, None
     yield "first_weights", outputs("usual", usual, dtype), usual, FIRST_WEIGHTS
     yield "late_weights", outputs("late", usual, dtype), usual, late
@@ -204,7 +221,7 @@ def loss_cases(dtype: str) -> Iterator[tuple[str, dict, dict, dict | None]]:
 
 
 def outputs(name: str, wanted: dict, dtype: str) -> dict[str, np.ndarray]:
-    """What the network could answer for these targets: rows for their objects, one row of zeros for none."""
+    """Possible outputs of the network for these targets: rows for their objects, one row of zeros for none."""
     batch, _, height, width = wanted["heatmap"].shape
     count = int(wanted["mask_2d"].sum())
     shapes = {
@@ -227,7 +244,7 @@ def outputs(name: str, wanted: dict, dtype: str) -> dict[str, np.ndarray]:
 
 
 def task_losses() -> Iterator[tuple[str, int, list[dict[str, float]]]]:
-    """(name, horizon, {term: loss} before each epoch): what hierarchical task learning is told."""
+    """(name, max_epoch, {term: loss} before each epoch) for hierarchical task learning."""
     for name, epochs in (("falling", 145), ("noisy", 40), ("rising", 20)):
         rng, when = rng_for(f"tasks/{name}", SEED), np.arange(epochs)[:, None]
         rate, end = rng.uniform(0.02, 0.2, len(TERMS)), rng.uniform(0.1, 1, len(TERMS))
@@ -243,7 +260,7 @@ def task_losses() -> Iterator[tuple[str, int, list[dict[str, float]]]]:
 
 
 def peak_outputs(dtype: str) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Outputs of mode "test" for two pictures, ratios [2, 2] and calibs [2, 3, 4]; some sizes are negative."""
+    """Outputs of mode "test" for two images, ratios [2, 2] and calibs [2, 3, 4]; some sizes are negative."""
     _, calibs = cameras("float32")  # as they are read
     wanted = {"heatmap": np.zeros((2, 3, 24, 80)), "mask_2d": np.ones(2 * MAX_OBJECTS)}
     found = outputs("peaks", wanted, dtype)
@@ -256,13 +273,13 @@ THRESHOLDS = (0.0, 0.2, 0.5)
 
 
 def result_folders(context: Context) -> tuple[Path, Path]:
-    """Where the labels and the results of the evaluation lie that `prepare` draws."""
+    """The folders of the labels and the results that `prepare` draws."""
     return context.output_dir / "evaluation" / "label_2", context.output_dir / "evaluation" / "data"
 
 
 def result_files() -> Iterator[tuple[str, str, str]]:
-    """(file name, label lines, result lines) of frames with all that counts: small, hidden and cut objects, neighbours
-    of the classes, DontCare regions, misses, double and false detections, equal scores."""
+    """(file name, label lines, result lines) of frames with small, hidden and truncated objects, neighbouring classes,
+    DontCare regions, misses, double and false detections, equal scores."""
     rng = rng_for("results", SEED)
     kinds = ("Car", "Pedestrian", "Cyclist", "Van", "Person_sitting", "Truck", "DontCare")
     for frame in range(24):
@@ -289,7 +306,7 @@ def result_files() -> Iterator[tuple[str, str, str]]:
 
 
 def words(lines: str) -> list[str]:
-    """Of result lines: what is text, and of numbers how many characters there are behind the point."""
+    """Of result lines the words, and for numbers their count of decimals: the values are compared elsewhere."""
     return [
         " ".join(word if not word[-1].isdigit() else f"N.{len(word.partition('.')[2])}" for word in line.split())
         for line in lines.splitlines()
@@ -304,29 +321,29 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def figures(cells, kinds, wanted: dict[str, np.ndarray], depth: np.ndarray) -> dict[str, float]:
-    """On val: the share of objects with a peak of their class at most one cell away, and the error of depth in metres.
+    """On val: the fraction of objects with a peak of their class at most one cell away, and the error of depth, metres.
 
     cells, kinds [B, VAL_PEAKS]; depth [M] of the objects, in metres.
     """
     width = wanted["heatmap"].shape[3]
     found = []
-    for picture, slot in np.argwhere(wanted["mask_2d"]):
-        place, peaks = wanted["indices"][picture, slot], cells[picture]
-        near = np.maximum(abs(peaks % width - place % width), abs(peaks // width - place // width)) <= 1
-        found.append((near & (kinds[picture] == wanted["cls_ids"][picture, slot])).any())
+    for image, slot in np.argwhere(wanted["mask_2d"]):
+        cell, peaks = wanted["indices"][image, slot], cells[image]
+        near = np.maximum(abs(peaks % width - cell % width), abs(peaks // width - cell // width)) <= 1
+        found.append((near & (kinds[image] == wanted["cls_ids"][image, slot])).any())
     error = depth.astype(np.float64) - wanted["depth"][wanted["mask_2d"].astype(bool)][:, 0]
     return {"recall": float(np.mean(found)), "depth_error": float(np.abs(error).mean())}
 
 
 def training_record(losses: np.ndarray, weights: list[dict], curve: list[dict[str, float]]) -> dict:
-    """What stage 7 compares.
+    """The record of stage 7.
 
-    losses: [1 + epochs, 7], e0 and the mean of each epoch, by TERMS; weights: the terms' of each epoch; curve: figures
-    on val before the training and after each epoch.
+    losses: [1 + epochs, 7], means of the pass without updates and of each epoch, by TERMS; weights: of each epoch;
+    curve: figures on val before the training and after each epoch.
     """
     pictured = losses[:, :3].sum(1)  # of the tasks that count from the start
     recall, error = (np.array([point[name] for point in curve]) for name in ("recall", "depth_error"))
-    last, found = pictured[-2:].mean(), recall[-3:].mean()  # so early they jump from epoch to epoch
+    last, found = pictured[-2:].mean(), recall[-3:].mean()  # so early they vary from epoch to epoch
     return {
         "mini/first_losses": losses[:FIRST_LOSSES],
         "mini/first_weights": np.array([[found[term] for term in TERMS] for found in weights[:6]]),

@@ -1,9 +1,7 @@
 """The torch side of the seven stages: the twin in reference/, or with --reference the official code itself."""
 
-import argparse
 import copy
 import io
-import json
 import zlib
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,15 +11,15 @@ import torch
 
 from shared.align.formula import formula_state
 from shared.align.record import Record
+from shared.files import atomic_write, write_json
 from shared.stages import Context
-from shared.weights import atomic_write, atomic_write_text, read_torch
+from shared.weights import atomic_write_text, read_torch
 
-from . import feeds
+from . import feeds, records
 from options import parse_options
 from reference import data as reading
 from reference import evaluation, losses, network, official, training
 from reference.dla import peaks
-from reference.losses import TERMS
 
 _TWIN = SimpleNamespace(
     build_reference=network.build_reference,
@@ -34,17 +32,21 @@ _TWIN = SimpleNamespace(
 )
 
 
-def _code(context: Context) -> SimpleNamespace:
-    """The functions of the torch side: the twin's, or the official checkout's."""
-    return official.load(context.options.reference) if context.options.reference else _TWIN
+def _tensors(arrays: dict) -> dict:
+    """Arrays as tensors, in dictionaries too; other values as they are."""
+    found = {}
+    for name, value in arrays.items():
+        value = torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value
+        found[name] = _tensors(value) if isinstance(value, dict) else value
+    return found
 
 
-# ------------------------------------------------------------------------------------------------------ what both read
+# ---------------------------------------------------------------- what both sides read
 
 
 def prepare(context: Context) -> None:
-    """Make the mini data set, the official-format weights and the files to evaluate, and choose smooth batches."""
-    _code(context)  # refuses a --reference that is no official checkout
+    """Make the mini data set, the official-format weights and the files to evaluate, and choose among the images."""
+    TorchSide(context)  # InputError for a --reference that is not an official checkout
     if not context.options.data_path:
         from mini.draw import ensure_mini
 
@@ -57,38 +59,39 @@ def prepare(context: Context) -> None:
     for name, *texts in feeds.result_files():
         for folder, text in zip(folders, texts, strict=True):
             atomic_write_text(folder / name, text)
-    context = replace(context, dtype="float64")
-    model = _loaded(context, _TWIN)
-    found = {name: _clearest_peaks(model, name, case) for name, case in feeds.FORWARD.items() if case.mode != "train"}
-    found["backward"] = _smoothest_batch(model)
-    atomic_write_text(feeds.choice_file(context), json.dumps(found) + "\n")
+    side = TorchSide(replace(context, dtype="float64"))
+    side.code = _TWIN
+    model = side.load()
+    choices = {name: _clearest_peaks(model, name, case) for name, case in feeds.FORWARD.items() if case.mode != "train"}
+    choices["backward"] = _smoothest_batch(model)
+    write_json(feeds.choice_file(context), choices)
 
 
 def _drawn_network(context: Context) -> torch.nn.Module:
-    """Formula weights that act like trained ones: open units, boxes of some cells, small variances, several classes."""
+    """Formula weights that act like trained ones: active units, boxes of some cells, small variances, all classes."""
     model = network.build_reference(parse_options([]))
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     state = formula_state(shapes, feeds.SEED, gain=2.0)
     for name in state:
         if name.endswith("bias") and name.replace("bias", "running_var") in shapes:
-            state[name] = state[name] + np.float32(2)  # of a norm: most units stay open, far from the kink
+            state[name] = state[name] + np.float32(2)  # of a batch norm: most ReLUs stay active, far from their kink
         if name.endswith(("depth.4.weight", "size_3d.4.weight", "heading.4.weight", "offset_3d.4.weight")):
             state[name] = state[name] * np.float32(0.3)
     state["mean_size"] = model.mean_size.detach().numpy()
     state["size_2d.2.bias"] = np.array([7, 6], np.float32)
     state["heatmap.2.bias"] = np.array([-2, -2.2, -1.8], np.float32)
-    model.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+    model.load_state_dict(_tensors(state))
     _calibrate(model)
     return model
 
 
 def _calibrate(model: torch.nn.Module) -> None:
-    """Let the running statistics be those of one batch."""
+    """Set the running statistics to those of one batch."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        model.train()(**_inputs("calibration", feeds.FORWARD["train"], 0, "float32"))
+        model.train()(**_tensors(feeds.inputs("calibration", feeds.FORWARD["train"], 0, "float32")))
     for norm in norms:
         norm.momentum = 0.1
         norm.num_batches_tracked.zero_()
@@ -97,22 +100,17 @@ def _calibrate(model: torch.nn.Module) -> None:
 def _clearest_peaks(model: torch.nn.Module, name: str, case: feeds.Case) -> int:
     """The candidate whose peaks differ most, from each other and from their neighbours.
 
-    Which of two nearly equal cells comes first is a matter of rounding, and with it which rows there are.
+    Rounding decides the order of two nearly equal cells, and so which rows there are.
     """
     clearest = []
     for candidate in range(feeds.PEAK_CANDIDATES):
         with torch.no_grad():
-            heat = network.probabilities(model.eval()(**_inputs(name, case, candidate, "float64"))["heatmap"])
+            inputs = _tensors(feeds.inputs(name, case, candidate, "float64"))
+            heat = network.probabilities(model.eval()(**inputs)["heatmap"])
         score, _, _ = peaks(heat, case.k + 1)
         padded = torch.nn.functional.pad(heat, (1, 1, 1, 1), value=0)
-        around = torch.stack(
-            [
-                padded[..., row : row + heat.shape[2], column : column + heat.shape[3]]
-                for row in range(3)
-                for column in range(3)
-                if (row, column) != (1, 1)
-            ]
-        ).amax(0)
+        windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(-2)
+        around = windows[..., [0, 1, 2, 3, 5, 6, 7, 8]].amax(-1)
         lead = (heat - around).abs()[heat >= score[:, -1].min()].min()
         clearest.append(float(torch.minimum((score[:, :-1] - score[:, 1:]).min(), lead)))
     return int(np.argmax(clearest))
@@ -121,9 +119,8 @@ def _clearest_peaks(model: torch.nn.Module, name: str, case: feeds.Case) -> int:
 def _smoothest_batch(model: torch.nn.Module) -> int:
     """The candidate batch whose gradient moves least when all weights move by some rounding errors of float32.
 
-    The losses have kinks: rectifiers, absolute values, the larger of four cells. Where a value lies within rounding of
-    one, float32 and float64 rightly differ; as in every gradient check, the point is chosen where the function is
-    smooth.
+    The losses have kinks: ReLU, absolute values, max-pooling. Where a value is within rounding of one, float32 and
+    float64 rightly differ; as in every gradient check, the point is chosen where the function is smooth.
     """
     model = copy.deepcopy(model).train()
     moved = copy.deepcopy(model)
@@ -133,7 +130,7 @@ def _smoothest_batch(model: torch.nn.Module) -> int:
 
     def gradients(network_, candidate: int) -> dict:
         network_.zero_grad()
-        inputs = _inputs("backward", feeds.BACKWARD, candidate, "float64")
+        inputs = _tensors(feeds.inputs("backward", feeds.BACKWARD, candidate, "float64"))
         losses.build_criterion(None)(network_(**inputs), inputs["targets"])["loss"].backward()
         return {key: p.grad.clone() for key, p in network_.named_parameters() if p.grad is not None}
 
@@ -151,233 +148,133 @@ def _write(path, model: torch.nn.Module) -> None:
     atomic_write(path, lambda file: file.write(buffer.getvalue()))
 
 
-def _loaded(context: Context, code: SimpleNamespace, name: str = "drawn") -> torch.nn.Module:
-    model = code.build_reference(parse_options([]))
-    state = read_torch(feeds.weights_file(context, name)).tensors
-    model.load_state_dict({key: torch.from_numpy(np.array(array)) for key, array in state.items()})
-    return model.to(getattr(torch, context.dtype))
+# ---------------------------------------------------------------- the stages
 
 
-def _tensors(arrays: dict) -> dict:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+class _Training(records.Training):
+    """The twin's own loop: its losses and its optimiser, or the official code's."""
+
+    def __init__(self, code: SimpleNamespace, model, options):
+        self.model, self.options = model, options
+        self.criterion, self.optimizer = code.build_criterion(options), code.build_optimizer(model, options)
+
+    def set_epoch(self, epoch):
+        training.set_learning_rate(self.optimizer, epoch, self.options)
+
+    def step(self, inputs, weights):
+        inputs = _tensors(inputs)
+        with torch.set_grad_enabled(weights is not None):
+            terms = self.criterion(self.model.train()(**inputs), inputs["targets"], weights)
+        if weights is not None:
+            self.optimizer.zero_grad()
+            terms["loss"].backward()
+            self.optimizer.step()
+        return {term: value.item() for term, value in terms.items()}
 
 
-def _inputs(name: str, case: feeds.Case, candidate: int, dtype: str) -> dict:
-    """Keyword arguments of the network."""
-    ranges, calibs = feeds.cameras(dtype)
-    arrays = {"images": feeds.noise(name, case.size, candidate, dtype), "coord_ranges": ranges, "calibs": calibs}
-    found = _tensors(arrays) | {"K": case.k, "mode": case.mode}
-    if case.mode == "train":
-        found["targets"] = _tensors(feeds.targets(name, case.size, case.objects, dtype))
-    return found
+class TorchSide(records.Side):
+    def __init__(self, context: Context):
+        super().__init__(context)
+        reference = context.options.reference
+        self.code = official.load(reference) if reference else _TWIN
 
+    def structure(self):
+        model = self.code.build_reference(parse_options([]))
+        state = model.state_dict()
+        record = {"tensors": list(state), "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+        record |= {f"shape/{name}": np.array(value.shape, np.int64) for name, value in state.items()}
+        tensors = read_torch(feeds.weights_file(self.context)).tensors
+        return record | {f"bits/{name}": zlib.crc32(np.ascontiguousarray(a).tobytes()) for name, a in tensors.items()}
 
-def _frames(samples: list[tuple], dtype: str) -> dict:
-    """Keyword arguments of the network for samples of the data set."""
+    def open_split(self, options, split):
+        def read(epoch: int, index: int) -> tuple:
+            draws = reading.draws(options.seed, epoch, index) if split == "train" else None
+            return self.code.sample(options, split, index, draws)
 
-    def stacked(arrays) -> torch.Tensor:
-        value = torch.from_numpy(np.stack(list(arrays)))
-        return value.to(getattr(torch, dtype)) if value.is_floating_point() else value
+        return reading.frames(options, split), read
 
-    images, calibs, ranges, wanted, _ = zip(*samples, strict=True)
-    targets = {name: stacked(one[name] for one in wanted) for name in wanted[0]}
-    return {"images": stacked(images), "coord_ranges": stacked(ranges), "calibs": stacked(calibs), "targets": targets}
+    def load(self, name="drawn"):
+        model = self.code.build_reference(parse_options([]))
+        state = read_torch(feeds.weights_file(self.context, name)).tensors
+        model.load_state_dict(_tensors(state))
+        return model.to(getattr(torch, self.dtype)).train()
 
+    def state(self, model):
+        return {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
 
-# -------------------------------------------------------------------------------------------------------------- stages
+    def fill(self, model, state):
+        model.load_state_dict(_tensors(state))
 
+    @torch.no_grad()
+    def run(self, model, inputs):
+        regions = {}
+        hook = model.depth[0].register_forward_pre_hook(lambda layer, given: regions.update(regions=given[0].numpy()))
+        outputs = model.train(inputs.get("mode", "train") == "train")(**_tensors(inputs))
+        hook.remove()
+        return {name: value.numpy() for name, value in outputs.items()} | regions
 
-def structure(context: Context) -> dict:
-    model = _code(context).build_reference(parse_options([]))
-    state = model.state_dict()
-    record = {"tensors": list(state), "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
-    for name, value in state.items():
-        record[f"shape/{name}"] = np.array(value.shape, np.int64)
-    for name, array in read_torch(feeds.weights_file(context)).tensors.items():
-        record[f"bits/{name}"] = zlib.crc32(np.ascontiguousarray(array).tobytes())
-    return record
+    @torch.no_grad()
+    def parts(self, model, images):
+        levels = model.backbone(torch.from_numpy(images))
+        return [level.numpy() for level in levels], model.feat_up(levels[2:]).numpy()
 
+    def peaks(self, heatmap, count):
+        return tuple(value.numpy() for value in peaks(network.probabilities(torch.from_numpy(heatmap)), count))
 
-def data(context: Context) -> dict:
-    record, code = {}, _code(context)
-    for name, split, argv in feeds.DATA_CASES:
-        options = feeds.data_options(context, argv.split())
-        numbers = reading.frames(options, split)
-        record[f"{name}/numbers"] = np.array(numbers)
-        for epoch in (0, 1) if split == "train" else (0,):
-            for index in feeds.chosen(len(numbers), 3):
-                draws = reading.draws(options.seed, epoch, index) if split == "train" else None
-                image, calib, coord_range, targets, info = code.sample(options, split, index, draws)
-                found = {"image": image, "calib": calib, "coord_range": coord_range} | targets | info
-                record |= {f"{name}/epoch{epoch}/{index}/{key}": np.asarray(value) for key, value in found.items()}
-    return record
+    def metric(self):
+        outputs, ratios, calibs = feeds.peak_outputs(self.dtype)
+        rows = evaluation.extract(_tensors(outputs)).numpy()
+        record = {"peaks": rows}
+        for threshold in feeds.THRESHOLDS:
+            for image, (dets, ratio, calib) in enumerate(zip(rows, ratios, calibs, strict=True)):
+                decoded = evaluation.decode(dets, ratio, calib, threshold)
+                record[f"decoded/{threshold}/{image}"] = np.array(decoded).reshape(-1, 14)
+                record[f"lines/{threshold}/{image}"] = feeds.words(evaluation.lines(decoded))
+        for (kind, name), curves in evaluation.evaluate(*feeds.result_folders(self.context)).items():
+            record[f"ap/{kind}/{name}/AP40"] = evaluation.ap40(curves)
+            record[f"ap/{kind}/{name}/AP11"] = evaluation.ap11(curves)
+            record[f"curve/{kind}/{name}"] = curves
+        return record
 
-
-def forward(context: Context) -> dict:
-    record, code = {}, _code(context)
-    model = _loaded(context, code)
-    pristine = copy.deepcopy(model.state_dict())
-    regions = []
-    model.depth[0].register_forward_pre_hook(lambda layer, inputs: regions.append(inputs[0]))
-
-    def outputs(name: str, inputs: dict) -> None:
-        model.train(inputs.get("mode", "train") == "train")
-        regions.clear()
-        with torch.no_grad():
-            found = model(**inputs)
-            record.update({f"{name}/{key}": value.numpy() for key, value in found.items()})
-            record.update({f"{name}/regions": value.numpy() for value in regions})
-            if inputs.get("mode", "train") != "train":
-                score, cell, kind = peaks(network.probabilities(found["heatmap"]), inputs["K"])
-                record.update({f"{name}/peak_score": score, f"{name}/peak_cell": cell, f"{name}/peak_class": kind})
-
-    chosen = feeds.choices(context)
-    for name, case in feeds.FORWARD.items():
-        model.load_state_dict(pristine)
-        for tensor, values in case.biases.items():
-            model.state_dict()[tensor].copy_(torch.tensor(values))
-        inputs = _inputs(name, case, chosen.get(name, 0), context.dtype)
-        outputs(name, inputs)
-        if name in feeds.WATCHED:
-            # that the pass has left
-            record |= {f"{name}/{key}": v.clone() for key, v in model.state_dict().items() if "running" in key}
-            model.load_state_dict(pristine)
-            with torch.no_grad():
-                levels = model.backbone(inputs["images"])
-                record |= {f"{name}/level{index}": level.numpy() for index, level in enumerate(levels)}
-                record[f"{name}/features"] = model.feat_up(levels[2:]).numpy()
-    for size, count in feeds.FRAMES.items():
-        model.load_state_dict(pristine)
-        options = feeds.data_options(context, ["--input_size", *map(str, size)])
-        indices = feeds.chosen(len(reading.frames(options, "val")), count)
-        samples = [reading.sample(options, "val", index) for index in indices]
-        outputs(f"frames{size[0]}", _frames(samples, context.dtype))
-    return record
-
-
-def metric(context: Context) -> dict:
-    found, ratios, calibs = feeds.peak_outputs(context.dtype)
-    rows = evaluation.extract(_tensors(found)).numpy()
-    record = {"peaks": rows}
-    for threshold in feeds.THRESHOLDS:
-        for picture, (dets, ratio, calib) in enumerate(zip(rows, ratios, calibs, strict=True)):
-            decoded = evaluation.decode(dets, ratio, calib, threshold)
-            record[f"decoded/{threshold}/{picture}"] = np.array(decoded).reshape(-1, 14)
-            record[f"lines/{threshold}/{picture}"] = feeds.words(evaluation.lines(decoded))
-    for (kind, name), curves in evaluation.evaluate(*feeds.result_folders(context)).items():
-        record[f"ap/{kind}/{name}/AP40"] = evaluation.ap40(curves)
-        record[f"ap/{kind}/{name}/AP11"] = evaluation.ap11(curves)
-        record[f"curve/{kind}/{name}"] = curves
-    return record
-
-
-def loss(context: Context) -> dict:
-    record, code = {}, _code(context)
-    for name, outputs, targets, weights in feeds.loss_cases(context.dtype):
+    def losses(self, outputs, targets, weights):
         given = _tensors(outputs)
         leaves = {key: value.requires_grad_() for key, value in given.items() if value.is_floating_point()}
-        terms = code.build_criterion(parse_options([]))(given, _tensors(targets), weights)
+        terms = self.code.build_criterion(parse_options([]))(given, _tensors(targets), weights)
         terms["loss"].backward()
-        record |= {f"{name}/{term}": value.detach().numpy() for term, value in terms.items()}
-        if name != "no_object":
-            record |= {f"{name}/gradient/{key}": value.grad.numpy() for key, value in leaves.items()}
-    for name, horizon, epochs in feeds.task_losses():
-        tasks = code.HierarchicalTaskLearning(horizon, getattr(torch, context.dtype))
-        weights = [tasks.compute_weight(values, epoch) for epoch, values in enumerate(epochs)]
-        record[f"tasks/{name}"] = np.array([[found[term] for term in TERMS] for found in weights])
-    return record
+        gradients = {key: value.grad.numpy() for key, value in leaves.items()}
+        return {term: value.detach().numpy() for term, value in terms.items()}, gradients
+
+    def gradients(self, model, inputs):
+        inputs = _tensors(inputs)
+        terms = self.code.build_criterion(parse_options([]))(model(**inputs), inputs["targets"])
+        terms["loss"].backward()
+        gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+        return {term: value.detach().numpy() for term, value in terms.items()}, gradients
+
+    def task_learning(self, max_epoch, dtype):
+        return self.code.HierarchicalTaskLearning(max_epoch, getattr(torch, dtype)).compute_weight
+
+    def groups(self, options):
+        groups = self.code.parameter_groups(self.load(), options)
+        return [(group["names"], group["weight_decay"]) for group in groups]
+
+    def rates(self, options):
+        return self.code.rates(options)
+
+    def training(self, model, options):
+        return _Training(self.code, model, options)
+
+    def train(self):
+        self.code = _TWIN
+        if self.dtype == "float64":
+            # a second torch training from weights that differ by rounding, drawn beside the two curves
+            control = self.load("train")
+            torch.manual_seed(feeds.SEED)
+            with torch.no_grad():
+                for parameter in control.parameters():
+                    parameter.mul_(1 + 1e-8 * torch.randn_like(parameter))
+            Record(self.train_from(control)).save(self.context.output_dir / "train_control.npz")
+        return super().train()
 
 
-def backward(context: Context) -> dict:
-    code, options = _code(context), parse_options([])
-    inputs = _inputs("backward", feeds.BACKWARD, feeds.choices(context)["backward"], context.dtype)
-    criterion = code.build_criterion(options)
-    model = _loaded(context, code).train()
-    terms = criterion(model(**inputs), inputs["targets"])
-    terms["loss"].backward()
-    record = {f"terms/{term}": value.detach().numpy() for term, value in terms.items()}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            record[f"gradient/{name}"] = parameter.grad.numpy()
-    for number, group in enumerate(code.parameter_groups(model, options)):
-        record[f"groups/{number}/names"] = sorted(group["names"])
-        record[f"groups/{number}/weight_decay"] = float(group["weight_decay"])
-    for name, argv in feeds.SCHEDULES.items():
-        record[f"{name}/lr"] = np.array(code.rates(parse_options(argv.split())))
-    for name, (argv, weights) in feeds.OPTIMISERS.items():
-        recipe = parse_options(argv.split())
-        model = _loaded(context, code).train()
-        before = {key: value.double().clone() for key, value in model.state_dict().items()}
-        optimizer = code.build_optimizer(model, recipe)
-        values = []
-        for _ in range(feeds.OPTIMISER_STEPS):
-            found = criterion(model(**inputs), inputs["targets"], weights)
-            optimizer.zero_grad()
-            found["loss"].backward()
-            optimizer.step()
-            values.append([found[term].item() for term in (*TERMS, "loss")])
-        record[f"{name}/losses"] = np.array(values)
-        for key, value in model.state_dict().items():
-            if key.startswith(("depth.", "heading.")) and key.endswith("weight"):
-                record[f"{name}/walked/{key}"] = (value.double() - before[key]).numpy()
-    return record
-
-
-def train(context: Context) -> dict:
-    options = feeds.data_options(context, feeds.TRAIN_ARGV)
-    model = _loaded(context, _TWIN, "train")
-    if context.dtype == "float64":
-        # how far torch parts from itself when it starts a rounding error away: drawn beside the two curves
-        torch.manual_seed(feeds.SEED)
-        control = copy.deepcopy(model)
-        with torch.no_grad():
-            for parameter in control.parameters():
-                parameter.mul_(1 + 1e-8 * torch.randn_like(parameter))
-        Record(_train(control, options, context.dtype)).save(context.output_dir / "train_control.npz")
-    return _train(model, options, context.dtype)
-
-
-def _train(model: torch.nn.Module, options: argparse.Namespace, dtype: str) -> dict:
-    criterion, optimizer = losses.build_criterion(options), training.build_optimizer(model, options)
-    tasks = training.HierarchicalTaskLearning(options.max_epoch, torch.float64)
-    counts = {split: len(reading.frames(options, split)) for split in ("train", "val")}
-    kept = feeds.chosen(counts["train"], feeds.TRAIN_FRAMES)
-    val = [reading.sample(options, "val", index) for index in feeds.chosen(counts["val"], feeds.VAL_FRAMES)]
-    val = _frames(val, dtype)
-
-    def batches(epoch: int):
-        order = np.random.default_rng([options.seed, epoch]).permutation(len(kept))
-        for keys in order.reshape(-1, options.batch_size):
-            indices = [kept[key] for key in keys]
-            yield _frames(
-                [reading.sample(options, "train", i, reading.draws(options.seed, epoch, i)) for i in indices], dtype
-            )
-
-    def figures() -> dict[str, float]:
-        """With the statistics of the batch, which so early are far from the running ones."""
-        state = copy.deepcopy(model.state_dict())
-        with torch.no_grad():
-            found = model.train()(**val)
-        model.load_state_dict(state)
-        _, cells, kinds = peaks(network.probabilities(found["heatmap"]), feeds.VAL_PEAKS)
-        wanted = {key: value.numpy() for key, value in val["targets"].items()}
-        return feeds.figures(cells.numpy(), kinds.numpy(), wanted, found["depth"][:, 0].numpy())
-
-    means, weights, curve = [], [], [figures()]
-    for epoch in range(-1, options.max_epoch):  # the first pass learns nothing
-        training.set_learning_rate(optimizer, max(epoch, 0), options)
-        found = tasks.compute_weight(dict(zip(TERMS, means[-1], strict=True)), epoch) if means else None
-        values = []
-        for inputs in batches(max(epoch, 0)):
-            with torch.set_grad_enabled(found is not None):
-                terms = criterion(model.train()(**inputs), inputs["targets"], found)
-            if found is not None:
-                optimizer.zero_grad()
-                terms["loss"].backward()
-                optimizer.step()
-            values.append([terms[term].item() for term in TERMS])
-        means.append(np.mean(values, 0))
-        if found is not None:
-            weights.append(found)
-            curve.append(figures())
-    return feeds.training_record(np.array(means), weights, curve)
+structure, data, forward, metric, loss, backward, train = records.stage_functions(TorchSide)

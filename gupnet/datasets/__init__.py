@@ -1,12 +1,18 @@
 """KITTI's object set: reading, augmentation, batches."""
 
 import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from shared.running.loader import Loader
+from shared.running.sampling import EpochBatchSampler
 
 from .geometry import Calibration, read_calibration
-from .kitti import KITTI, Sample, find_root, load_image, network_input, read_split
-from .loader import Batch, Loader, build_loader
+from .kitti import KITTI, Sample, find_root, network_input, read_split
 from .objects import TYPES, Objects, box_corners, parse_objects, read_objects
-from .sampling import EpochBatchSampler
 from .targets import angle2class, build_targets, class2angle
 
 __all__ = [
@@ -18,14 +24,14 @@ __all__ = [
     "Loader",
     "Objects",
     "Sample",
+    "angle2class",
     "box_corners",
     "build_dataset",
     "build_loader",
     "build_targets",
     "class2angle",
-    "angle2class",
+    "collate",
     "find_root",
-    "load_image",
     "network_input",
     "parse_objects",
     "read_calibration",
@@ -37,22 +43,29 @@ __all__ = [
 def build_dataset(options: argparse.Namespace, split: str, augment: bool | None = None) -> KITTI:
     """The frames of a split: "train" and "trainval" with augmentation, "val" and "test" without.
 
-    Reads from `options`: data_path, writelist, class_merging, use_dontcare, use_3d_center, random_flip, random_crop,
-    scale, shift, input_size, seed. `augment` False gives the training frames without augmentation, to evaluate on them.
-    InputError for missing folders, lists and files.
+    `augment` False gives the training frames without augmentation, to evaluate on them. InputError as `KITTI`'s.
     """
-    return KITTI(
-        options.data_path,
-        split,
-        augment=split in ("train", "trainval") if augment is None else augment,
-        writelist=options.writelist,
-        class_merging=options.class_merging,
-        use_dontcare=options.use_dontcare,
-        use_3d_center=options.use_3d_center,
-        random_flip=options.random_flip,
-        random_crop=options.random_crop,
-        scale=options.scale,
-        shift=options.shift,
-        input_size=options.input_size,
-        seed=options.seed,
-    )
+    return KITTI(options, split, split in ("train", "trainval") if augment is None else augment)
+
+
+class Batch(NamedTuple):
+    """B frames; all but `info` are Paddle tensors."""
+
+    images: paddle.Tensor  # float32 [B, 3, H, W]
+    calibs: paddle.Tensor  # float32 [B, 3, 4]
+    coord_ranges: paddle.Tensor  # float32 [B, 2, 2]
+    targets: dict[str, paddle.Tensor]  # as a sample's, stacked
+    info: dict[str, np.ndarray]  # as a sample's, stacked
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples as a batch; their arrays are copied."""
+    images, calibs, coord_ranges, targets, info = zip(*samples, strict=True)
+    inputs = [paddle.to_tensor(np.stack(arrays)) for arrays in (images, calibs, coord_ranges)]
+    stacked = {name: paddle.to_tensor(np.stack([own[name] for own in targets])) for name in targets[0]}
+    return Batch(*inputs, stacked, {name: np.stack([own[name] for own in info]) for name in info[0]})
+
+
+def build_loader(dataset: KITTI, sampler: EpochBatchSampler, workers: int) -> Loader:
+    """Batches of `dataset`, read by that many processes; 0 reads in this one."""
+    return Loader(dataset, sampler, workers, collate)

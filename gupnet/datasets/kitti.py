@@ -1,19 +1,20 @@
 """KITTI's object set on disk, one frame at a time (NOTES 2.1, 3)."""
 
-from collections.abc import Collection
+import argparse
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shared import InputError
 from shared.files import one_line
+from shared.pictures import read_picture
 
 from .geometry import affine_maps, read_calibration, warp
 from .objects import read_lines, read_objects
 from .targets import build_targets
-from constants import CLASSES, DOWN_RATIO, INPUT_SIZE, MEAN, STD
+from constants import DOWN_RATIO, MEAN, STD
 
 _LEVELS = ((np.arange(256, dtype=np.float32) / 255)[:, None] - MEAN) / STD  # [256, 3]: normalised grey levels
 
@@ -60,19 +61,6 @@ def read_split(root: Path, split: str) -> list[int]:
     return frames
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """The image in `path` as RGB. InputError if it is missing, empty, damaged or not an image."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except UnidentifiedImageError as error:
-        reason = "not an image, whatever its name says" if Path(path).stat().st_size else "the file is empty"
-        raise InputError(f"{path}: cannot be read as an image ({reason}); fetch it again") from error
-    except Exception as error:  # Pillow's decoders raise for damaged files: OSError, SyntaxError, struct.error, ...
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(one_line(f"{path}: cannot be read as an image ({reason}); fetch it again")) from error
-
-
 def normalise(image: Image.Image) -> np.ndarray:
     """RGB image -> float32 [3, H, W]: grey level / 255, less the mean, by the deviation."""
     pixels = np.asarray(image)
@@ -101,37 +89,21 @@ class KITTI:
     With augmentation, the draws for sample i of an epoch depend on (seed, epoch, i) only, not on the process.
     """
 
-    def __init__(
-        self,
-        data_path: str | Path | None,
-        split: str,
-        augment: bool = False,
-        writelist: Collection[str] = CLASSES,
-        class_merging: bool = False,
-        use_dontcare: bool = False,
-        use_3d_center: bool = True,
-        random_flip: float = 0.5,
-        random_crop: float = 0.5,
-        scale: float = 0.4,
-        shift: float = 0.1,
-        input_size: tuple[int, int] = INPUT_SIZE,
-        seed: int = 0,
-    ):
-        """The options are the reference's configuration keys (NOTES 1.5); `input_size` is (W, H).
+    def __init__(self, options: argparse.Namespace, split: str, augment: bool):
+        """`options`: data_path, writelist, class_merging, use_dontcare, use_3d_center, random_flip, random_crop, scale,
+        shift (NOTES 1.5, 3.1), input_size (W, H) and seed.
 
         InputError for a missing folder, list or file, and as `read_split` raises it.
         """
-        self.split, self.augment = split, augment
-        root = find_root(data_path)
+        self.options, self.split, self.augment = options, split, augment
+        root = find_root(options.data_path)
         self.ids = read_split(root, split)
         self.folder = root / ("testing" if split == "test" else "training")
-        self.accepted = {*writelist}
-        self.accepted |= {"Van", "Truck"} if class_merging else set()
-        self.accepted |= {"DontCare"} if use_dontcare else set()
-        self.use_3d_center = use_3d_center
-        self.random_flip, self.random_crop, self.scale, self.shift = random_flip, random_crop, scale, shift
-        self.input_size = int(input_size[0]), int(input_size[1])
-        self.seed, self.epoch = seed, 0
+        self.accepted = {*options.writelist}
+        self.accepted |= {"Van", "Truck"} if options.class_merging else set()
+        self.accepted |= {"DontCare"} if options.use_dontcare else set()
+        self.input_size = tuple(options.input_size)
+        self.epoch = 0
         self._check_files(root / "ImageSets" / f"{split}.txt")
 
     def _check_files(self, source: Path) -> None:
@@ -160,7 +132,7 @@ class KITTI:
 
     def draws(self, index: int) -> np.random.RandomState:
         """The generator of sample `index` in this epoch: MT19937 with the key (seed, epoch, index)."""
-        return np.random.RandomState([self.seed, self.epoch, index])
+        return np.random.RandomState([self.options.seed, self.epoch, index])
 
     def __getitem__(self, index: int) -> Sample:
         return self.item(index, self.draws(index) if self.augment else None)
@@ -170,17 +142,17 @@ class KITTI:
 
         InputError for a file that cannot be read.
         """
-        image = load_image(self.path(index, "image_2"))
+        image = read_picture(self.path(index, "image_2"))
         calibration = read_calibration(self.path(index, "calib"))
-        size = np.array(image.size)
+        size, options = np.array(image.size), self.options
         centre, crop, mirrored = size / 2, size.astype(np.float64), False
         if self.augment:
-            mirrored = rng.random() < self.random_flip
-            if rng.random() < self.random_crop:
-                crop = size * np.clip(1 + self.scale * rng.randn(), 1 - self.scale, 1 + self.scale)
+            mirrored = rng.random() < options.random_flip
+            if rng.random() < options.random_crop:
+                crop = size * np.clip(1 + options.scale * rng.randn(), 1 - options.scale, 1 + options.scale)
                 for axis in range(2):
-                    bound = 2 * self.shift
-                    centre[axis] += size[axis] * np.clip(self.shift * rng.randn(), -bound, bound)
+                    bound = 2 * options.shift
+                    centre[axis] += size[axis] * np.clip(options.shift * rng.randn(), -bound, bound)
         if mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             calibration = calibration.mirrored(*image.size)
@@ -190,7 +162,7 @@ class KITTI:
         if self.split != "test":
             objects = read_objects(self.path(index, "label_2"))
             objects = objects.mirrored(image.width) if mirrored else objects
-            targets = build_targets(objects, calibration, affine, map_size, self.accepted, self.use_3d_center)
+            targets = build_targets(objects, calibration, affine, map_size, self.accepted, options.use_3d_center)
         info = {
             "img_id": np.array(self.ids[index], np.int64),
             "img_size": size.astype(np.int64),

@@ -2,10 +2,11 @@
 
 import argparse
 
-from .criterion import TERMS, Counts, GupnetLoss
-from .hierarchical import LOSS_GRAPH, HierarchicalTaskLearning
+from .criterion import Counts, GupnetLoss
+from .hierarchical import LOSS_GRAPH, STAT_EPOCHS, HierarchicalTaskLearning
+from constants import TERMS
 
-__all__ = ["LOSS_GRAPH", "TERMS", "Counts", "GupnetLoss", "HierarchicalTaskLearning", "build_criterion"]
+__all__ = ["LOSS_GRAPH", "STAT_EPOCHS", "TERMS", "Counts", "GupnetLoss", "HierarchicalTaskLearning", "build_criterion"]
 
 
 def build_criterion(options: argparse.Namespace | None = None) -> GupnetLoss:

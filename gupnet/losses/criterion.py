@@ -4,19 +4,10 @@ from typing import NamedTuple
 
 import paddle
 
-from constants import HEADING_BINS
+from constants import HEADING_BINS, TERMS
 from models import probabilities
 from models.rois import at_cells, target_rois
 
-TERMS = (
-    "seg_loss",
-    "offset2d_loss",
-    "size2d_loss",
-    "depth_loss",
-    "offset3d_loss",
-    "size3d_loss",
-    "heading_loss",
-)
 #: the reference's constant, not the square root of 2 (NOTES 5.3)
 ROOT_2 = 1.4142
 #: floating-point targets of each object

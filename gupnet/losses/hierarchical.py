@@ -1,5 +1,7 @@
 """Hierarchical task learning: when each task's loss begins to count (paper 3.4, NOTES 5.8 to 5.11)."""
 
+from dataclasses import dataclass, field
+
 #: {task: its pre-tasks}; the paper also names the heatmap, the reference's code does not
 LOSS_GRAPH = {
     "seg_loss": (),
@@ -14,6 +16,7 @@ LOSS_GRAPH = {
 STAT_EPOCHS = 5
 
 
+@dataclass
 class HierarchicalTaskLearning:
     """Weights of the losses, from how fast those of their pre-tasks still fall (`Hierarchical_Task_Learning` there).
 
@@ -21,12 +24,10 @@ class HierarchicalTaskLearning:
     updates, afterwards with the last epoch's means.
     """
 
-    def __init__(self, max_epoch: int = 140):
-        self.max_epoch = max_epoch
-        self.past_losses: list[dict[str, float]] = []  # the last STAT_EPOCHS, oldest first
-        self.init_diff: dict[str, float] | None = None
+    past_losses: list[dict[str, float]] = field(default_factory=list)  # the last STAT_EPOCHS, oldest first
+    init_diff: dict[str, float] | None = None
 
-    def compute_weight(self, losses: dict[str, float], epoch: int) -> dict[str, float]:
+    def compute_weight(self, losses: dict[str, float], epoch: int, max_epoch: int = 140) -> dict[str, float]:
         """{term: weight} for `epoch`, counted from 0; `losses` are the latest {term: mean}, unweighted.
 
         Tasks without pre-tasks weigh 1. The others weigh 0 until STAT_EPOCHS losses are known, then
@@ -37,7 +38,7 @@ class HierarchicalTaskLearning:
         if len(self.past_losses) == STAT_EPOCHS:
             diff = {task: self._mean_diff(task) for task in LOSS_GRAPH}
             self.init_diff = self.init_diff or diff
-            progress = min((epoch - STAT_EPOCHS) / max(self.max_epoch - STAT_EPOCHS, 1), 1.0)
+            progress = min((epoch - STAT_EPOCHS) / max(max_epoch - STAT_EPOCHS, 1), 1.0)
             for task, pre_tasks in LOSS_GRAPH.items():
                 if pre_tasks:
                     weights[task] = _power(progress, 1 - self._control_weight(pre_tasks, diff))
@@ -58,15 +59,6 @@ class HierarchicalTaskLearning:
             ratio = diff[task] / initial if initial else float("nan")
             product *= 1.0 if ratio <= 0 else 1 - ratio
         return product
-
-    def state_dict(self) -> dict:
-        """What `compute_weight` remembers, as JSON can hold it."""
-        return {"past_losses": [dict(losses) for losses in self.past_losses], "init_diff": self.init_diff}
-
-    def set_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` gave."""
-        self.past_losses = [dict(losses) for losses in state["past_losses"]]
-        self.init_diff = state["init_diff"]
 
 
 def _power(progress: float, exponent: float) -> float:
