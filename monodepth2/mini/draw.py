@@ -2,9 +2,9 @@
 
     python monodepth2/draw_mini.py --output_dir DIR
 
-The lists in splits/mini and splits/mini_odom say which frames. The result is, as in KITTI raw (fact sheet 3.2, 3.5),
+The lists in splits/mini and splits/mini_odom say which frames. The result is, as in KITTI raw,
 `<root>/<date>/<date>_drive_<number>_sync/{image_02,image_03}/data/*.jpg`, `velodyne_points/data/*.bin` beside them and
-`<root>/<date>/calib_*.txt`; as in KITTI odometry (7.4), `<root>/sequences/09/{image_2,image_3}/*.jpg` and
+`<root>/<date>/calib_*.txt`; as in KITTI odometry, `<root>/sequences/09/{image_2,image_3}/*.jpg` and
 `<root>/poses/09.txt`; and `<root>/mini.json`, how it was drawn and what trivial predictions reach on it. What is drawn
 stands in street.py, and how in render.py.
 """
@@ -33,11 +33,6 @@ DEFAULT_LISTS = FOLDER / "splits"
 VERSION = 5  # of the drawing: raise it when the same seed gives other files
 MAKER = "monodepth2/datasets/mini.py"  # names the drawing in mini.json: another name would disown drawn data sets
 WORTH_PROCESSES = 24  # frames from which a process a core saves more time than it takes to start
-LISTS = FOLDER / "splits"
-VERSION = 5  # of the drawing: raise it when the same seed gives other files
-WORTH_PROCESSES = 24  # frames from which a process a core saves more time than it takes to start
-RECORD = "mini.json"
-MAKER = "monodepth2/datasets/mini.py"
 LISTS = {part: f"mini/{part}_files.txt" for part in ("train", "val", "test")}
 ODOMETRY_LIST = "mini_odom/test_files_09.txt"
 ODOMETRY_DRIVE = "2026_05_02/2026_05_02_drive_0011_sync"  # is sequence 09

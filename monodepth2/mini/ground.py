@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from shared.mini import to_bytes
+
 from . import textures
 
 GROUND_DENSITY = 14.0  # texels a metre
@@ -88,4 +90,4 @@ def draw_ground(
     for polygon in shadows:
         texels = (polygon - [GROUND_X[0], GROUND_Z[0]])[:, ::-1] * density
         cv2.fillConvexPoly(shade, cv2.convexHull(np.int32(np.clip(texels, -3e4, 3e4))), 0.6)
-    return textures.to_bytes(picture * cv2.blur(shade, (5, 5))[..., None])
+    return to_bytes(picture * cv2.blur(shade, (5, 5))[..., None])

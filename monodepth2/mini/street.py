@@ -17,7 +17,6 @@ from .render import Blob, Box, Scene, light_on
 BASELINE = 0.54  # metres from camera 2 to camera 3
 LENGTH = 120.0  # of the street
 FRAMES = 45  # of the drive through it
-DENSITY = 20.0  # texels a metre of whatever stands
 HOUSE_HEIGHT, HOUSE_WIDTH = 14.0, 16.0  # of the textures; each house shows a part
 
 
@@ -70,30 +69,33 @@ class _Builder:
         self._draw_textures()
 
     def _draw_textures(self) -> None:
-        rng, add = self.rng, self.atlas.add
-        self.facades = [add(textures.facade(rng, HOUSE_HEIGHT, HOUSE_WIDTH, DENSITY), DENSITY) for _ in range(9)]
-        self.leaves = [add(textures.foliage(rng, 160, DENSITY), DENSITY) for _ in range(3)]
+        rng = self.rng
 
-        def plain(base: np.ndarray, strength: float) -> int:
-            return add(textures.plain(rng, base, 120, 120, DENSITY, strength), DENSITY)
+        def add(picture: np.ndarray) -> int:
+            return self.atlas.add(picture, textures.DENSITY)
 
+        def plain(paint: np.ndarray, strength: float = 0.25) -> int:
+            return add(textures.plain(rng, paint, 6, 6, strength))
+
+        self.facades = [add(textures.facade(rng, HOUSE_HEIGHT, HOUSE_WIDTH)) for _ in range(9)]
+        self.leaves = [add(textures.foliage(rng, 8)) for _ in range(3)]
         self.bark = plain(np.float32([82, 66, 52]), 0.45)
-        self.metal = [plain(textures.colour(rng, 60, 170, 0.05), 0.25) for _ in range(2)]
-        self.crates = [plain(textures.pick(rng, textures.PAINTS), 0.25) for _ in range(4)]
-        self.walls = [plain(textures.pick(rng, textures.WALLS), 0.25) for _ in range(3)]
-        self.tyre = add(textures.plain(rng, np.float32([28, 28, 30]), 24, 24, DENSITY), DENSITY)
+        self.metal = [plain(textures.colour(rng, 60, 170, 0.05)) for _ in range(2)]
+        self.crates = [plain(textures.pick(rng, textures.PAINTS)) for _ in range(4)]
+        self.walls = [plain(textures.pick(rng, textures.WALLS)) for _ in range(3)]
+        self.tyre = add(textures.plain(rng, np.float32([28, 28, 30]), 1.2, 1.2))
         self.cars = []
         for _ in range(6):
             paint = textures.pick(rng, textures.PAINTS)
             length, width = rng.uniform(3.7, 4.7), rng.uniform(1.65, 1.85)
             drawn = (
-                textures.car_side(rng, paint, DENSITY, length, 0.75),
-                textures.plain(rng, paint, int(width * DENSITY), int(length * DENSITY), DENSITY, 0.12),
-                textures.car_end(rng, paint, DENSITY, width, 0.75),
-                textures.car_windows(rng, paint, DENSITY, 0.55 * length, 0.6),
-                textures.car_windows(rng, paint, DENSITY, width - 0.2, 0.6),
+                textures.car_side(rng, paint, length, 0.75),
+                textures.plain(rng, paint, width, length, 0.12),
+                textures.car_end(rng, paint, width, 0.75),
+                textures.car_windows(rng, paint, 0.55 * length, 0.6),
+                textures.car_windows(rng, paint, width - 0.2, 0.6),
             )
-            self.cars.append((length, width, [add(picture, DENSITY) for picture in drawn]))
+            self.cars.append((length, width, [add(picture) for picture in drawn]))
 
     # ---- things ----
 

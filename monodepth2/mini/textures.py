@@ -4,11 +4,15 @@ Each has contrast at several sizes, from decimetres to metres, so that it can be
 it repeats exactly.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from shared.mini import to_bytes
+
+DENSITY = 20.0  # texels a metre of whatever stands
 LEVELS = 6  # a texture and its halvings
 
 #: brick, sandstone, cream, grey, ochre, white, slate, sage, rose: 0..255
@@ -50,122 +54,125 @@ def speckle(picture: np.ndarray, strength: float, field: np.ndarray) -> np.ndarr
     return picture * np.exp(strength * field)[..., None]
 
 
-def to_bytes(picture: np.ndarray) -> np.ndarray:
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+def weathered(rng: np.random.Generator, picture: np.ndarray, strength: float, *sizes: float) -> np.ndarray:
+    """`picture` with noise of its own, whose blotches have these sizes in metres; uint8 [h, w, 3]."""
+    field = noise(rng, *picture.shape[:2], tuple(size * DENSITY for size in sizes))
+    return to_bytes(speckle(picture, strength, field))
 
 
-def plain(rng: np.random.Generator, base: np.ndarray, height: int, width: int, density: float, strength: float = 0.25):
-    """A weathered surface, uint8 [height, width, 3]; `density` in texels a metre."""
-    field = noise(rng, height, width, (0.15 * density, 0.5 * density, 1.5 * density))
-    return to_bytes(speckle(np.full((height, width, 3), base, np.float32), strength, field))
+def surface(paint: np.ndarray | tuple, height: float, width: float) -> np.ndarray:
+    """One colour, float32 [h, w, 3]; sides in metres."""
+    return np.full((int(height * DENSITY), int(width * DENSITY), 3), paint, np.float32)
 
 
-def foliage(rng: np.random.Generator, size: int, density: float) -> np.ndarray:
-    """Leaves, uint8 [size, size, 3]."""
-    base = np.float32([70, 105, 45]) * rng.uniform(0.7, 1.2) * np.exp(0.12 * rng.standard_normal(3)).astype(np.float32)
-    field = noise(rng, size, size, (0.09 * density, 0.2 * density, 0.5 * density))
-    picture = speckle(np.full((size, size, 3), base, np.float32), 0.42, field)
-    picture[..., 0] += 9 * noise(rng, size, size, (0.4 * density,))
+def plain(rng: np.random.Generator, paint: np.ndarray, height: float, width: float, strength: float = 0.25):
+    """A weathered surface, uint8 [h, w, 3]; sides in metres, as of all that follow."""
+    return weathered(rng, surface(paint, height, width), strength, 0.15, 0.5, 1.5)
+
+
+def foliage(rng: np.random.Generator, side: float) -> np.ndarray:
+    """Leaves, uint8 [h, w, 3]."""
+    paint = np.float32([70, 105, 45]) * rng.uniform(0.7, 1.2) * np.exp(0.12 * rng.standard_normal(3)).astype(np.float32)
+    picture = surface(paint, side, side)
+    size = len(picture)
+    picture = speckle(picture, 0.42, noise(rng, size, size, (0.09 * DENSITY, 0.2 * DENSITY, 0.5 * DENSITY)))
+    picture[..., 0] += 9 * noise(rng, size, size, (0.4 * DENSITY,))
     return to_bytes(picture)
 
 
-def facade(rng: np.random.Generator, height_m: float, width_m: float, density: float) -> np.ndarray:
-    """The front of a house: storeys of windows, a shop or doors below; uint8, `density` texels a metre."""
-    height, width = int(height_m * density), int(width_m * density)
+def facade(rng: np.random.Generator, height: float, width: float) -> np.ndarray:
+    """The front of a house, uint8 [h, w, 3]: storeys of windows, a shop or doors below."""
     wall = pick(rng, WALLS)
-    picture = np.full((height, width, 3), wall, np.float32)
-    field = noise(rng, height, width, (0.25 * density, 0.8 * density, 2.5 * density))
+    picture = surface(wall, height, width)
+    field = noise(rng, *picture.shape[:2], (0.25 * DENSITY, 0.8 * DENSITY, 2.5 * DENSITY))
     picture = speckle(picture, 0.16, field)
 
     def fill(x0: float, y0: float, x1: float, y1: float, paint: np.ndarray) -> None:
-        rows, columns = (
-            slice(max(0, int(y0 * density)), int(y1 * density)),
-            slice(max(0, int(x0 * density)), int(x1 * density)),
-        )
-        picture[rows, columns] = paint * (0.85 + 0.3 * rng.random())
+        """A rectangle in metres from the top left, in a shade of its own."""
+        left, top, right, bottom = (max(0, int(metres * DENSITY)) for metres in (x0, y0, x1, y1))
+        picture[top:bottom, left:right] = paint * (0.85 + 0.3 * rng.random())
 
     storey = rng.uniform(2.7, 3.4)
     trim = np.clip(wall * rng.choice([0.5, 1.5]), 20, 240)
-    top = height_m - rng.uniform(3.0, 3.8)  # the ground floor's upper edge, in metres from the roof
+    top = height - rng.uniform(3.0, 3.8)  # the ground floor's upper edge
     # each house paints its ground floor in its own colour
-    fill(0, top, width_m, height_m, pick(rng, WALLS) * rng.uniform(0.5, 1.0))
-    picture[int(top * density) :] = speckle(picture[int(top * density) :], 0.2, field[int(top * density) :])
-    fill(0, top - 0.35, width_m, top, trim)
-    fill(0, 0, width_m, 0.4, trim)
+    fill(0, top, width, height, pick(rng, WALLS) * rng.uniform(0.5, 1.0))
+    row = int(top * DENSITY)
+    picture[row:] = speckle(picture[row:], 0.2, field[row:])
+    fill(0, top - 0.35, width, top, trim)
+    fill(0, 0, width, 0.4, trim)
     y = top - 0.35
     while y - storey > 0.2:
         y -= storey
-        x = rng.uniform(0.4, 1.2)
-        wide, tall = rng.uniform(0.9, 1.7), rng.uniform(1.3, 1.9)
-        while x + wide < width_m - 0.3:
-            sill = y + storey - 0.6
-            fill(x - 0.14, sill - tall - 0.14, x + wide + 0.14, sill + 0.2, trim)
-            pane = colour(rng, 20, 75, 0.12) if rng.random() < 0.7 else colour(rng, 120, 205, 0.1)
-            fill(x, sill - tall, x + wide, sill, pane)
-            if rng.random() < 0.4:  # a half-drawn blind
-                fill(x, sill - tall, x + wide, sill - tall * rng.uniform(0.3, 0.8), colour(rng, 120, 225, 0.12))
-            fill(x + wide / 2 - 0.05, sill - tall, x + wide / 2 + 0.05, sill, trim)
-            x += wide + rng.uniform(0.6, 1.9)
+        _add_storey(rng, fill, y + storey - 0.6, width, trim)
+    _add_ground_floor(rng, fill, height, width, trim)
+    return weathered(rng, picture, 0.09, 0.2, 1.0)
+
+
+def _add_storey(rng: np.random.Generator, fill: Callable, sill: float, width: float, trim: np.ndarray) -> None:
+    """A row of equal windows that stand on `sill`."""
+    x = rng.uniform(0.4, 1.2)
+    wide, tall = rng.uniform(0.9, 1.7), rng.uniform(1.3, 1.9)
+    while x + wide < width - 0.3:
+        fill(x - 0.14, sill - tall - 0.14, x + wide + 0.14, sill + 0.2, trim)
+        fill(x, sill - tall, x + wide, sill, colour(rng, *((20, 75, 0.12) if rng.random() < 0.7 else (120, 205, 0.1))))
+        if rng.random() < 0.4:  # a half-drawn blind
+            fill(x, sill - tall, x + wide, sill - tall * rng.uniform(0.3, 0.8), colour(rng, 120, 225, 0.12))
+        fill(x + wide / 2 - 0.05, sill - tall, x + wide / 2 + 0.05, sill, trim)
+        x += wide + rng.uniform(0.6, 1.9)
+
+
+def _add_ground_floor(rng: np.random.Generator, fill: Callable, foot: float, width: float, trim: np.ndarray) -> None:
+    """Doors and shop windows above `foot`, with gaps."""
     x = rng.uniform(0.2, 1.0)
-    while x < width_m - 1.2:
+    while x < width - 1.2:
         kind, wide = rng.random(), rng.uniform(1.0, 3.4)
-        wide = min(wide, width_m - 0.3 - x)
+        wide = min(wide, width - 0.3 - x)
         if kind < 0.35:  # a door
             wide = min(wide, 1.3)
-            fill(x - 0.1, height_m - 2.4, x + wide + 0.1, height_m, trim)
-            fill(x, height_m - 2.3, x + wide, height_m, colour(rng, 25, 130, 0.35))
+            fill(x - 0.1, foot - 2.4, x + wide + 0.1, foot, trim)
+            fill(x, foot - 2.3, x + wide, foot, colour(rng, 25, 130, 0.35))
         elif kind < 0.85:  # a shop window with its sign and goods
-            fill(x, height_m - 2.9, x + wide, height_m - 2.4, pick(rng, PAINTS))
-            fill(x, height_m - 2.3, x + wide, height_m - 0.5, colour(rng, 20, 90, 0.15))
+            fill(x, foot - 2.9, x + wide, foot - 2.4, pick(rng, PAINTS))
+            fill(x, foot - 2.3, x + wide, foot - 0.5, colour(rng, 20, 90, 0.15))
             for _ in range(3):
                 left = x + rng.uniform(0, 0.8) * wide
-                fill(
-                    left,
-                    height_m - rng.uniform(1.0, 2.0),
-                    left + 0.18 * wide,
-                    height_m - 0.55,
-                    colour(rng, 60, 230, 0.35),
-                )
+                top = foot - rng.uniform(1.0, 2.0)
+                fill(left, top, left + 0.18 * wide, foot - 0.55, colour(rng, 60, 230, 0.35))
         x += wide + rng.uniform(0.3, 1.5)
-    picture = speckle(picture, 0.09, noise(rng, height, width, (0.2 * density, 1.0 * density)))
-    return to_bytes(picture)
 
 
-def car_side(rng: np.random.Generator, paint: np.ndarray, density: float, length: float, height: float) -> np.ndarray:
+def car_side(rng: np.random.Generator, paint: np.ndarray, length: float, height: float) -> np.ndarray:
     """The flank of a car's body: gaps of the doors, a darker sill, a crease of light."""
-    rows, columns = int(height * density), int(length * density)
-    picture = np.full((rows, columns, 3), paint, np.float32)
+    picture = surface(paint, height, length)
+    rows, columns = picture.shape[:2]
     picture *= np.interp(np.linspace(0, 1, rows), [0, 0.25, 0.35, 0.8, 1], [1.15, 1.05, 0.85, 0.75, 0.4])[:, None, None]
-    for place in (0.27, 0.5, 0.74):
-        at = int((place + rng.uniform(-0.03, 0.03)) * columns)
-        picture[:, at : at + max(1, int(0.05 * density))] *= 0.4
-    return to_bytes(speckle(picture, 0.13, noise(rng, rows, columns, (0.3 * density, 1.0 * density))))
+    for gap in (0.27, 0.5, 0.74):
+        at = int((gap + rng.uniform(-0.03, 0.03)) * columns)
+        picture[:, at : at + max(1, int(0.05 * DENSITY))] *= 0.4
+    return weathered(rng, picture, 0.13, 0.3, 1.0)
 
 
-def car_end(rng: np.random.Generator, paint: np.ndarray, density: float, width: float, height: float) -> np.ndarray:
+def car_end(rng: np.random.Generator, paint: np.ndarray, width: float, height: float) -> np.ndarray:
     """A car's front or rear: lights, number plate, bumper."""
-    rows, columns = int(height * density), int(width * density)
-    picture = np.full((rows, columns, 3), paint, np.float32)
+    picture = surface(paint, height, width)
+    rows, columns = picture.shape[:2]
     picture[int(0.6 * rows) :] *= 0.45
     light = np.float32([190, 30, 25]) if rng.random() < 0.6 else np.float32([235, 230, 205])
     for left in (0.03, 0.79):
         picture[int(0.15 * rows) : int(0.45 * rows), int(left * columns) : int((left + 0.18) * columns)] = light
     picture[int(0.4 * rows) : int(0.58 * rows), int(0.36 * columns) : int(0.64 * columns)] = (225, 225, 215)
-    return to_bytes(speckle(picture, 0.1, noise(rng, rows, columns, (0.2 * density, 0.6 * density))))
+    return weathered(rng, picture, 0.1, 0.2, 0.6)
 
 
-def car_windows(
-    rng: np.random.Generator, paint: np.ndarray, density: float, length: float, height: float
-) -> np.ndarray:
+def car_windows(rng: np.random.Generator, paint: np.ndarray, length: float, height: float) -> np.ndarray:
     """A car's glass between its pillars; the sky is mirrored in part of it."""
-    rows, columns = int(height * density), int(length * density)
-    picture = np.full((rows, columns, 3), (38, 44, 52), np.float32)
-    picture = speckle(picture, 0.45, noise(rng, rows, columns, (0.25 * density, 0.7 * density)))
-    edge = max(1, int(0.08 * density))
-    picture[:edge], picture[:, :edge], picture[:, -edge:] = paint, paint, paint
-    middle = int(rng.uniform(0.45, 0.55) * columns)
-    picture[:, middle : middle + edge] = paint * 0.8
-    return to_bytes(picture)
+    picture = weathered(rng, surface((38, 44, 52), height, length), 0.45, 0.25, 0.7)
+    edge = max(1, int(0.08 * DENSITY))
+    picture[:edge], picture[:, :edge], picture[:, -edge:] = (to_bytes(paint),) * 3
+    middle = int(rng.uniform(0.45, 0.55) * picture.shape[1])
+    picture[:, middle : middle + edge] = to_bytes(paint * 0.8)
+    return picture
 
 
 def sky(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """What colour alone, and position alone, tell about the classes of the mini data set."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,28 +22,30 @@ def samples(root: Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.asarray(Image.open(file)), to_train_ids(np.asarray(labels))
 
 
-def count(cells: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
-    """How often each class falls into each cell, float64 [19, size]; pixels of no class are left out."""
-    known = labels < len(CLASS_NAMES)
-    flat = np.bincount(labels[known] * size + cells[known], minlength=len(CLASS_NAMES) * size)
-    return flat.reshape(len(CLASS_NAMES), size).astype(np.float64)
+def count(root: Path, split: str, size: int, cells: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Pixels of each class that mini.json names in each of `size` cells of a split, float64 [19, size].
 
-
-def count_colours(root: Path, split: str) -> np.ndarray:
-    """Pixels of each class in each cell of colour space, float64 [19, 32768]."""
-    total = 0.0
+    `cells` gives the cell of every pixel [H, W] of a picture [H, W, 3].
+    """
+    total, classes = 0.0, len(CLASS_NAMES)
     for picture, labels in samples(root, split):
-        red, green, blue = np.moveaxis(picture.astype(np.int64) * BINS // 256, 2, 0)
-        total = total + count((red * BINS + green) * BINS + blue, labels, BINS**3)
-    return total
+        known = labels < classes
+        flat = np.bincount(labels[known] * size + cells(picture)[known], minlength=classes * size)
+        total = total + flat.reshape(classes, size).astype(np.float64)
+    named = [entry["train_id"] for entry in read_record(root)["classes"]]
+    return total * np.isin(np.arange(classes), named)[:, None]
 
 
-def count_places(root: Path, split: str) -> np.ndarray:
-    """Pixels of each class at each place of the frame, float64 [19, H * W]."""
-    total = 0.0
-    for _, labels in samples(root, split):
-        total = total + count(np.arange(labels.size).reshape(labels.shape), labels, labels.size)
-    return total
+def colours(picture: np.ndarray) -> np.ndarray:
+    """The cell of each pixel in the colour space of BINS steps a channel."""
+    red, green, blue = np.moveaxis(picture.astype(np.int64) * BINS // 256, 2, 0)
+    return (red * BINS + green) * BINS + blue
+
+
+def positions(picture: np.ndarray) -> np.ndarray:
+    """The number of each pixel."""
+    height, width = picture.shape[:2]
+    return np.arange(height * width).reshape(height, width)
 
 
 def mean_iou(counts: np.ndarray, chosen: np.ndarray) -> float:
@@ -74,22 +75,15 @@ def best_classes(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (weights[:, None] * scores).argmax(0)
 
 
-def counted(root: Path, counts: np.ndarray) -> np.ndarray:
-    """`counts` [19, cells] with the classes emptied that mini.json does not name."""
-    named = [entry["train_id"] for entry in read_record(root)["classes"]]
-    return counts * np.isin(np.arange(len(counts)), named)[:, None]
-
-
-def colour_baseline(root: str | os.PathLike) -> float:
+def colour_baseline(root: Path) -> float:
     """mIoU, 0..1, on the val split of the best class for each colour (of 32 steps a channel) in the train split."""
-    root = Path(root)
-    fitted = counted(root, count_colours(root, "train"))
-    smooth = [gaussian_filter(one.reshape(BINS, BINS, BINS), 1.0).ravel() for one in fitted]
-    return mean_iou(counted(root, count_colours(root, "val")), best_classes(np.stack(smooth), fitted))
+    fitted, checked = (count(root, split, BINS**3, colours) for split in ("train", "val"))
+    smooth = [gaussian_filter(row.reshape(BINS, BINS, BINS), 1.0).ravel() for row in fitted]
+    return mean_iou(checked, best_classes(np.stack(smooth), fitted))
 
 
-def position_baseline(root: str | os.PathLike) -> float:
-    """mIoU, 0..1, on the val split of the most frequent class at each place of the frame in the train split."""
-    root = Path(root)
-    fitted = counted(root, count_places(root, "train"))
-    return mean_iou(counted(root, count_places(root, "val")), fitted.argmax(0))
+def position_baseline(root: Path) -> float:
+    """mIoU, 0..1, on the val split of the most frequent class at each pixel of the frame in the train split."""
+    width, height = read_record(root)["size"]
+    fitted, checked = (count(root, split, width * height, positions) for split in ("train", "val"))
+    return mean_iou(checked, fitted.argmax(0))

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from constants import LABELS
+
 NEAR, FAR = 1.2, 500.0  # metres: what is drawn lies between
 WHITE, ROUGH, CLOUDY = range(3)  # kinds of noise
 TILE = 256  # side of the noise, which repeats
@@ -16,26 +18,9 @@ YELLOW, PALE, BLACK = np.float32([[0.9, 0.75, 0.1], [0.9, 0.9, 0.88], [0.07, 0.0
 GREY = np.float32([1, 1, 1])
 
 
-class Id(IntEnum):
-    """The label ids (fact sheet 3.2) of what is drawn."""
-
-    UNLABELED = 0
-    EGO_VEHICLE = 1
-    RECTIFICATION_BORDER = 2
-    OUT_OF_ROI = 3
-    STATIC = 4
-    DYNAMIC = 5
-    ROAD = 7
-    SIDEWALK = 8
-    PARKING = 9
-    BUILDING = 11
-    POLE = 17
-    TRAFFIC_SIGN = 20
-    VEGETATION = 21
-    SKY = 23
-    PERSON = 24
-    CAR = 26
-    TRAILER = 30
+_DRAWN = (0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 17, 20, 21, 23, 24, 26, 30)
+#: the label ids of what is drawn: Id.ROAD, Id.TRAFFIC_SIGN, ...
+Id = IntEnum("Id", {label.name.upper().replace(" ", "_"): label.id for label in LABELS if label.id in _DRAWN})
 
 
 @cache

@@ -55,6 +55,67 @@ DETAILS = {  # rectangles on the tail and nose: x0, x1 in shares of the width, y
 }
 AXLES = (0.19, 0.8)  # shares of the length
 TYRE, TYRE_WIDTH = 0.32, 0.2  # metres
+#: outline [n, 3] in the scene, colour, what is painted on it
+Face = tuple[np.ndarray, np.ndarray, list[Part]]
+
+
+class Car(NamedTuple):
+    """A car in the scene: its sizes in metres, its own axes (rows of `turn` [3, 3]), where its middle stands."""
+
+    model: Model
+    length: float
+    height: float
+    width: float
+    turn: np.ndarray
+    foot: tuple[float, float, float]
+    colours: dict[str, np.ndarray]
+
+    def points(self, across, up, ahead) -> np.ndarray:
+        """Points [n, 3] in the scene: metres to the right of its middle, above the ground, ahead of its rear."""
+        points = np.stack(np.broadcast_arrays(across, up, np.asarray(ahead) - self.length / 2), 1)
+        return points @ self.turn + self.foot
+
+    def half(self, up: np.ndarray) -> np.ndarray:
+        """Half its width at these heights: the cabin narrows towards the roof."""
+        return self.width / 2 * (1 - 0.5 * np.maximum(up / self.height - 0.62, 0))
+
+    def wheel(self, side: float, axle: float, radius: float = TYRE) -> np.ndarray:
+        """A disc `side` metres to the right of its middle."""
+        ahead, up = disc(axle * self.length, TYRE, radius, radius).T
+        return self.points(side, up, ahead)
+
+    def contour(self) -> np.ndarray:
+        """How far ahead and how high the corners of the side view are, [2, n]."""
+        return np.array([point[:2] for point in self.model.contour]).T * [[self.length], [self.height]]
+
+    def ends(self) -> list[Face]:
+        """The faces all across it, from the tail over the roof to the nose."""
+        ahead, up = self.contour()
+        halves, faces = self.half(up), []
+        for i, (_, _, kind) in enumerate(self.model.contour[:-1]):
+            side = [-halves[i], -halves[i + 1], halves[i + 1], halves[i]]
+            outline = self.points(side, up[[i, i + 1, i + 1, i]], ahead[[i, i + 1, i + 1, i]])
+            flat = (ahead[i + 1] - ahead[i]) / np.hypot(ahead[i + 1] - ahead[i], up[i + 1] - up[i])
+            details = []
+            for x0, x1, y0, y1, what in DETAILS.get(kind, []):
+                x, y = (rectangle(x0, x1, y0, y1) * (self.width, self.height)).T
+                details.append((self.points(x, y, ahead[i]), self.colours[what], None))
+            tone = np.float32(0.75 + 0.4 * max(flat, 0))
+            faces.append((outline, tone * self.colours.get(kind, self.colours["body"]), details))
+        return faces
+
+    def flank(self, side: int, towards_sun: np.ndarray) -> Face:
+        """The left (-1) or the right (1) side with its windows and wheels."""
+        ahead, up = self.contour()
+        tone = np.float32(0.72 + 0.35 * max(side * float(self.turn[0] @ towards_sun), 0))
+        details = []
+        for window in self.model.windows:
+            to, y = np.array(window).T * [[self.length], [self.height]]
+            details.append((self.points(side * self.half(y), y, to), self.colours["glass"], None))
+        for axle in AXLES:
+            for share, colour in ((1.12, BLACK), (1.0, BLACK * 1.6), (0.6, GREY * np.float32(0.5))):
+                details.append((self.wheel(side * self.width / 2, axle, share * TYRE), colour, Id.CAR))
+        return self.points(side * self.half(up), up, ahead)[::side], tone * self.colours["body"], details
 
 
 def add_car(scene: Scene, x: float, z: float, heading: float) -> None:
@@ -62,9 +123,8 @@ def add_car(scene: Scene, x: float, z: float, heading: float) -> None:
     rng = scene.rng
     model = MODELS[rng.choice(3, p=[0.4, 0.4, 0.2])]
     length, height, width = rng.uniform(*model.lengths), rng.uniform(*model.heights), rng.uniform(1.7, 1.95)
-    paint = scene.paint() if rng.random() < 0.6 else GREY * np.float32(rng.uniform(0.06, 0.9))
     colours = {
-        "body": paint,
+        "body": scene.paint() if rng.random() < 0.6 else GREY * np.float32(rng.uniform(0.06, 0.9)),
         "glass": mix(scene.sky, BLACK, rng.uniform(0.6, 0.95)),
         "rear lamp": RED * np.float32(rng.choice([0.8, 1.5], p=[0.7, 0.3])),
         "headlight": PALE * np.float32(rng.uniform(0.8, 1.5)),
@@ -73,41 +133,12 @@ def add_car(scene: Scene, x: float, z: float, heading: float) -> None:
     }
     sin, cos = np.sin(np.radians(heading)), np.cos(np.radians(heading))
     turn = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
-
-    def place(across, up, ahead) -> np.ndarray:
-        """Outline [n, 3] of points in the car, metres from the middle of its ground -> in the scene."""
-        points = np.stack(np.broadcast_arrays(across, up, np.asarray(ahead) - length / 2), 1)
-        return points @ turn + (x, 0, z)
-
-    base = place([-width / 2, width / 2, width / 2, -width / 2], 0, [0, 0, length, length])[:, [0, 2]]
+    car = Car(model, length, height, width, turn, (x, 0, z), colours)
+    base = car.points([-width / 2, width / 2, width / 2, -width / 2], 0, [0, 0, length, length])[:, [0, 2]]
     if base[:, 1].min() < NEAR:
         return
     scene.cast((base - (x, z)) * 1.04 + (x, z), 0.8 * height)
-
-    ahead, up = np.array([point[:2] for point in model.contour]).T * [[length], [height]]
-    halves = width / 2 * (1 - 0.5 * np.maximum(up / height - 0.62, 0))  # the cabin narrows towards the roof
-    faces: list[tuple[np.ndarray, np.ndarray, list[Part]]] = []  # outline in the scene, colour, what is painted on it
-    for i, (_, _, kind) in enumerate(model.contour[:-1]):
-        side = [-halves[i], -halves[i + 1], halves[i + 1], halves[i]]
-        outline = place(side, up[[i, i + 1, i + 1, i]], ahead[[i, i + 1, i + 1, i]])
-        flat = (ahead[i + 1] - ahead[i]) / np.hypot(ahead[i + 1] - ahead[i], up[i + 1] - up[i])
-        details = []
-        for x0, x1, y0, y1, what in DETAILS.get(kind, []):
-            details.append((place(*(rectangle(x0, x1, y0, y1) * (width, height)).T, ahead[i]), colours[what], None))
-        tone = np.float32(0.75 + 0.4 * max(flat, 0))
-        faces.append((outline, tone * colours.get(kind, paint), details))
-    for side in (-1, 1):
-        tone = np.float32(0.72 + 0.35 * max(side * float(turn[0] @ scene.light.towards), 0))
-        details = []
-        for window in model.windows:
-            to, y = np.array(window).T * [[length], [height]]
-            spot = width / 2 * (1 - 0.5 * np.maximum(y / height - 0.62, 0))
-            details.append((place(side * spot, y, to), colours["glass"], None))
-        for axle in AXLES:
-            for share, colour in ((1.12, BLACK), (1.0, BLACK * 1.6), (0.6, GREY * np.float32(0.5))):
-                to, y = disc(axle * length, TYRE, share * TYRE, share * TYRE).T
-                details.append((place(side * width / 2, y, to), colour, Id.CAR))
-        faces.append((place(side * halves, up, ahead)[::side], tone * paint, details))
+    faces = car.ends() + [car.flank(side, scene.light.towards) for side in (-1, 1)]
     # far to near, so that of a body that is not convex the near faces win
     faces.sort(key=lambda face: -np.hypot(face[0][:, 0], face[0][:, 2]).mean())
 
@@ -115,10 +146,8 @@ def add_car(scene: Scene, x: float, z: float, heading: float) -> None:
         bright, project = scene.brightness(x, z, length / 2), scene.camera.project
         for side in (-1, 1):  # below the body one sees the tyres on both sides
             for axle in AXLES:
-                to, y = disc(axle * length, TYRE, TYRE, TYRE).T
-                inner, outer = (place(side * (width / 2 - inset), y, to) for inset in (TYRE_WIDTH, 0))
-                tyre = hull(project(inner), project(outer))
-                scene.canvas.fill(tyre, BLACK * bright, Id.CAR, z)
+                inner, outer = (car.wheel(side * (width / 2 - inset), axle) for inset in (TYRE_WIDTH, 0))
+                scene.canvas.fill(hull(project(inner), project(outer)), BLACK * bright, Id.CAR, z)
         for outline, colour, details in faces:
             (a, b), (c, d) = (project(outline)).T, np.roll(project(outline), -1, 0).T
             if (a * d - b * c).sum() > 0:  # its corners go clockwise: it faces the camera

@@ -113,4 +113,4 @@ def main() -> None:
     print(", ".join(entry["name"] for entry in classes))
     if options.colour_baseline:
         print(f"the best class for each colour: mIoU {colour_baseline(root):.3f} on the validation half")
-        print(f"the commonest class at each place: mIoU {position_baseline(root):.3f} on the validation half")
+        print(f"the commonest class at each place: mIoU {position_baseline(root):.3f}")

@@ -174,7 +174,8 @@ def by_hand(root: Path, picture: np.ndarray, train_ids: np.ndarray, val_ids: np.
             (root / name).parent.mkdir(parents=True)
             Image.fromarray(array).save(root / name)
     named = np.unique(val_ids[val_ids != IGNORE]).tolist()
-    (root / "mini.json").write_text(json.dumps({"classes": [{"train_id": train_id} for train_id in named]}))
+    record = {"size": picture.shape[1::-1], "classes": [{"train_id": train_id} for train_id in named]}
+    (root / "mini.json").write_text(json.dumps(record))
     return root
 
 
