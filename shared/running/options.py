@@ -4,6 +4,7 @@ Which options there are, and their defaults, is each paper's own.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,60 +25,32 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-def positive_int(text: str) -> int:
-    """A whole number from 1 on."""
-    return _checked(text, int(text), lambda value: value >= 1, "not a positive whole number")
+def _number(kind: type, fits: Callable[[Any], bool], otherwise: str) -> Callable[[str], Any]:
+    """The type of a number that `fits`; its error says what it is `otherwise`."""
 
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is {otherwise}")
+        return value
 
-def count(text: str) -> int:
-    """A whole number from 0 on."""
-    return _checked(text, int(text), lambda value: value >= 0, "negative")
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number
+    return parse
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """The type of a whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        return _checked(text, int(text), lambda value: least <= value <= most, f"not from {least} to {most}")
-
-    parse.__name__ = "int"  # argparse names it when the text is no number
-    return parse
+    return _number(int, lambda value: least <= value <= most, f"not from {least} to {most}")
 
 
-def finite(text: str) -> float:
-    """A finite number."""
-    return _checked(text, float(text), lambda value: abs(value) < float("inf"), "not a finite number")
-
-
-def positive_float(text: str) -> float:
-    """A finite number above 0."""
-    return _checked(text, float(text), lambda value: 0 < value < float("inf"), "not a positive number")
-
-
-def not_negative(text: str) -> float:
-    """A finite number from 0 on."""
-    return _checked(text, float(text), lambda value: 0 <= value < float("inf"), "not a number from 0 on")
-
-
-def probability(text: str) -> float:
-    """A number from 0 to 1."""
-    return _checked(text, float(text), lambda value: 0 <= value <= 1, "not between 0 and 1")
-
-
-def fraction(text: str) -> float:
-    """A number from 0 to below 1."""
-    return _checked(text, float(text), lambda value: 0 <= value < 1, "not a number from 0 to below 1")
-
-
-def open_share(text: str) -> float:
-    """A number above 0 and below 1."""
-    return _checked(text, float(text), lambda value: 0 < value < 1, "not between 0 and 1")
-
-
-def _checked(text: str, value, right: Callable[..., bool], what: str):
-    if not right(value):
-        raise argparse.ArgumentTypeError(f"{text} is {what}")
-    return value
+positive_int = _number(int, lambda value: value >= 1, "not a positive whole number")
+count = _number(int, lambda value: value >= 0, "negative")
+finite = _number(float, math.isfinite, "not a finite number")
+positive_float = _number(float, lambda value: 0 < value < math.inf, "not a positive number")
+not_negative = _number(float, lambda value: 0 <= value < math.inf, "not a number from 0 on")
+probability = _number(float, lambda value: 0 <= value <= 1, "not between 0 and 1")
+fraction = _number(float, lambda value: 0 <= value < 1, "not a number from 0 to below 1")
+open_share = _number(float, lambda value: 0 < value < 1, "not between 0 and 1")
 
 
 # ------------------------------------------------------------------------------------ parsers
@@ -202,9 +175,15 @@ def _checked_value(action: argparse.Action, name: str, options: Mapping[str, Any
     except (argparse.ArgumentTypeError, ValueError, TypeError, OverflowError):
         right = False
     if not right:
-        told = one_line(f"{value!r:.60}" if not isinstance(value, int) or abs(value) < 10**18 else "a number too large")
-        raise InputError(f"{file}: {name} is {told}, which --{name} does not take; give another checkpoint")
+        raise InputError(f"{file}: {name} is {_told(value)}, which --{name} does not take; give another checkpoint")
     return value
+
+
+def _told(value: Any) -> str:
+    try:
+        return one_line(f"{value!r:.60}")
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number too large"
 
 
 def _is_fit(action: argparse.Action, value: Any) -> bool:
