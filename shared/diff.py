@@ -7,7 +7,6 @@ another dtype, NaN, infinities. Differences are computed in float64, those of in
 """
 
 import argparse
-import json
 import math
 import re
 import time
@@ -20,7 +19,7 @@ import numpy as np
 
 from shared import InputError, run
 from shared.align.record import Record
-from shared.files import atomic_write_text
+from shared.files import atomic_write_text, write_json
 from shared.tables import text_table
 
 FAMILIES = {"b": "bool", "i": "integer", "u": "integer", "f": "float", "c": "complex", "U": "text"}
@@ -36,7 +35,7 @@ class Tolerance:
 
     `dtype`: "same" type and width; "kind": any width of one kind (float32 with float64, int32 with uint8); "any": all
     numbers and bools.
-    `allow_nan`: NaN on both sides at the same place agrees. Infinities of one sign at the same place always agree.
+    `allow_nan`: NaN at the same index on both sides agrees. Infinities of one sign at the same index always agree.
     """
 
     relative: float | None = None
@@ -113,9 +112,6 @@ class Diff:
 
     def as_dict(self) -> dict[str, Any]:
         return {"passed": self.passed, "tensors": [tensor.as_dict() for tensor in self.tensors]}
-
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
 
     def summary(self) -> str:
         if not self.tensors:
@@ -349,22 +345,25 @@ def tolerance_of(options: argparse.Namespace) -> Tolerance:
         raise InputError(f"--rtol, --atol: {error}") from error
 
 
-def add_tolerance_options(parser: argparse.ArgumentParser) -> None:
+def comparison_parser(verb: str, description: str, *files: str) -> argparse.ArgumentParser:
+    """The parser of a verb that compares two files, with the options that `tolerance_of` reads."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m shared.{verb}",
+        description=f"{description} Without --rtol and --atol, a tensor passes when norm(port - reference) / "
+        "norm(reference) <= 1e-5; with both, when either bound holds.",
+        epilog="exit status: 0 all within tolerance, 1 something differs, 2 bad usage or file",
+    )
+    for file in files:
+        parser.add_argument(file)
     parser.add_argument("--rtol", type=float, metavar="R", help="norm(port - reference) / norm(reference) <= R passes")
     parser.add_argument("--atol", type=float, metavar="A", help="max |port - reference| <= A passes")
     parser.add_argument("--dtype", default="same", choices=["same", "kind", "any"], help="which dtypes may meet")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m shared.diff",
-        description="Compare two records (.npz of this package, .npy of reprod_log). Without --rtol and --atol, a "
-        "tensor passes when norm(port - reference) / norm(reference) <= 1e-5; with both, when either bound holds.",
-        epilog="exit status: 0 all within tolerance, 1 something differs, 2 bad usage or file",
-    )
-    parser.add_argument("port")
-    parser.add_argument("reference")
-    add_tolerance_options(parser)
+    what = "Compare two records (.npz of this package, .npy of reprod_log)."
+    parser = comparison_parser("diff", what, "port", "reference")
     parser.add_argument("--squeeze-scalars", action="store_true", help="take shape (1,) for a scalar")
     parser.add_argument("--log", metavar="FILE", help="write a log in reprod_log's format")
     parser.add_argument("--json", metavar="FILE", help="write every figure as JSON")
@@ -376,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.log:
         diff.write_log(options.log)
     if options.json:
-        atomic_write_text(options.json, diff.to_json())
+        write_json(options.json, diff.as_dict())
     return 0 if diff.passed else 1
 
 

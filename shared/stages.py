@@ -38,7 +38,7 @@ from shared import HelpFormatter, InputError
 from shared.align.record import Record
 from shared.deploying.measure import environment
 from shared.diff import Diff, Tolerances, compare
-from shared.files import atomic_write_text, write_error, write_json
+from shared.files import write_error, write_json
 from shared.tables import text_table
 
 DTYPES = ("float32", "float64")
@@ -333,7 +333,7 @@ def _judge(stages: Sequence[Stage], dtypes: Sequence[str], output_dir: Path, sec
             results.append(Result(stage.name, dtype, diff, spent))
         whole = Diff(verdicts)
         whole.write_log(output_dir / "log" / f"{stage.name}_diff.log")
-        atomic_write_text(output_dir / "log" / f"{stage.name}_diff.json", whole.to_json())
+        write_json(output_dir / "log" / f"{stage.name}_diff.json", whole.as_dict())
     return results
 
 

@@ -4,13 +4,12 @@
 
 Each side leaves a file, so torch need not be installed beside Paddle. A name in it is `0003/features.0.1/in/0`: the
 order in which the calls ended (a container after what it contains), the layer's path ("" is the model, "#2" marks the
-second call), `in`, `out` or `grad` (the gradient of that output), and the tensor's place or keyword.
+second call), `in`, `out` or `grad` (the gradient of that output), and the tensor's position or keyword.
 
 Functional calls are invisible to hooks. Since the inputs are recorded too, a layer that is handed something else
 already is not blamed: the code that feeds it is.
 """
 
-import argparse
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 from shared import InputError, run
 from shared.align.record import Record, to_array
-from shared.diff import Diff, Tolerances, add_tolerance_options, compare, tolerance_of
+from shared.diff import Diff, Tolerances, compare, comparison_parser, tolerance_of
 
 KEY = re.compile(r"([0-9]{1,9})/(.*?)/(in|out|grad)/(.*)", re.DOTALL)
 
@@ -38,29 +37,20 @@ def trace_torch(model: Any, *inputs: Any, gradients: bool = False, **keywords: A
     Mode and grad state stay the caller's. With `gradients`, the gradients of the layers' outputs are added to the
     record while the caller runs backward, once.
     """
-
-    def hook(layer: Any, before: Callable, after: Callable) -> tuple:
-        before_handle = layer.register_forward_pre_hook(lambda _, args, kwargs: before(args, kwargs), with_kwargs=True)
-        return before_handle, layer.register_forward_hook(lambda _, args, output: after(output))
-
-    return _trace(model, model.named_modules(), hook, lambda t: t.requires_grad, gradients, inputs, keywords)
+    layers, has_gradient = model.named_modules(), lambda tensor: tensor.requires_grad
+    return _trace(model, layers, "register_forward_hook", has_gradient, gradients, inputs, keywords)
 
 
 def trace_paddle(model: Any, *inputs: Any, gradients: bool = False, **keywords: Any) -> Trace:
     """The same for a Paddle layer."""
-
-    def hook(layer: Any, before: Callable, after: Callable) -> tuple:
-        before_handle = layer.register_forward_pre_hook(lambda _, args, kwargs: before(args, kwargs), with_kwargs=True)
-        return before_handle, layer.register_forward_post_hook(lambda _, args, output: after(output))
-
-    layers = model.named_sublayers(include_self=True)
-    return _trace(model, layers, hook, lambda t: not t.stop_gradient, gradients, inputs, keywords)
+    layers, has_gradient = model.named_sublayers(include_self=True), lambda tensor: not tensor.stop_gradient
+    return _trace(model, layers, "register_forward_post_hook", has_gradient, gradients, inputs, keywords)
 
 
 def _trace(
     model: Any,
     layers: Iterable[tuple[str, Any]],
-    hook: Callable[[Any, Callable, Callable], tuple],
+    register: str,
     has_gradient: Callable[[Any], bool],
     gradients: bool,
     inputs: tuple,
@@ -69,24 +59,24 @@ def _trace(
     trace, running, calls, ended = Trace(), [], {}, 0
 
     def watch(path: str, layer: Any) -> tuple:
-        def before(args: tuple, kwargs: dict[str, Any]) -> None:
+        def before(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             calls[path] = calls.get(path, 0) + 1
             # Copied now: an in-place activation writes into its input, which is also the output of the layer before.
-            arrays = [(place, to_array(path, tensor)) for place, tensor in [*_tensors(args), *_tensors(kwargs)]]
+            arrays = [(key, to_array(path, tensor)) for key, tensor in [*_tensors(args), *_tensors(kwargs)]]
             running.append((path if calls[path] == 1 else f"{path}#{calls[path]}", arrays))
 
-        def after(output: Any) -> None:
+        def after(_: Any, args: tuple, output: Any) -> None:
             nonlocal ended
             call, arrays = running.pop()
             prefix, ended = f"{ended:04d}/{call}", ended + 1
-            for place, array in arrays:
-                trace.add(f"{prefix}/in/{place}", array)
-            for place, tensor in _tensors(output):
-                trace.add(f"{prefix}/out/{place}", tensor)
+            for key, array in arrays:
+                trace.add(f"{prefix}/in/{key}", array)
+            for key, tensor in _tensors(output):
+                trace.add(f"{prefix}/out/{key}", tensor)
                 if gradients and has_gradient(tensor):
-                    tensor.register_hook(lambda gradient, name=f"{prefix}/grad/{place}": trace.add(name, gradient))
+                    tensor.register_hook(lambda gradient, name=f"{prefix}/grad/{key}": trace.add(name, gradient))
 
-        return hook(layer, before, after)
+        return layer.register_forward_pre_hook(before, with_kwargs=True), getattr(layer, register)(after)
 
     handles = []
     try:
@@ -99,18 +89,18 @@ def _trace(
     return trace
 
 
-def _tensors(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The tensors in `value` with their places: "0", "1.mask"; a single tensor is at "0". Other values are left out."""
+def _tensors(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The tensors in `value` by position or key: "0", "1.mask"; a single tensor is "0". Other values are left out."""
     if isinstance(value, Mapping):
         inner = value.items()
     elif isinstance(value, tuple | list):
         inner = enumerate(value)
     else:
         if hasattr(value, "detach") and hasattr(value, "register_hook"):
-            yield place or "0", value
+            yield key or "0", value
         return
-    for key, item in inner:
-        yield from _tensors(item, f"{place}.{key}" if place else str(key))
+    for name, item in inner:
+        yield from _tensors(item, f"{key}.{name}" if key else str(name))
 
 
 @dataclass
@@ -135,14 +125,14 @@ class Call:
 def read_calls(trace: Mapping[str, np.ndarray], rename: Callable[[str], str] = lambda path: path) -> list[Call]:
     """The calls of a trace in the order in which they ended, paths renamed. InputError when it is no trace."""
     calls: dict[tuple[int, str], Call] = {}
-    for key, array in trace.items():
-        match = KEY.fullmatch(key)
+    for whole, array in trace.items():
+        match = KEY.fullmatch(whole)
         if not match:
-            raise InputError(f"{key[:80]!r} is not a name of a trace: traces are made by trace_torch and trace_paddle")
-        order, name, side, place = match.groups()
+            raise InputError(f"{whole[:80]!r} is not a name of a trace: trace_torch and trace_paddle make traces")
+        order, name, side, key = match.groups()
         path, mark, number = name.partition("#")
         call = calls.setdefault((int(order), name), Call(rename(path) + mark + number))
-        call.tensors[side][place] = array
+        call.tensors[side][key] = array
     name, count = Counter(call.name for call in calls.values()).most_common(1)[0] if calls else ("", 0)
     if count > 1:
         raise InputError(f"{count} layers are called {name!r} after renaming")
@@ -154,7 +144,7 @@ class Verdict:
     """What `first_difference` found; `str()` gives a paragraph and the figures.
 
     `layer`: the first call whose output (with `backward`: whose output's gradient) differs, None when all agree.
-    `culprit`: in words, where to look. `last_agreeing`: the call that ended last before it and agrees.
+    `culprit`: the code to check, in words. `last_agreeing`: the call that ended last before it and agrees.
     `inputs`, `outputs`: the figures of `layer`.
     """
 
@@ -182,7 +172,7 @@ class Verdict:
             text = [
                 f"{self.layer} is the first layer{' going backwards' if self.backward else ''} where {what} differs; "
                 f"last that agrees: {self.last_agreeing or 'none'}.",
-                f"Look at {self.culprit}.",
+                f"Check {self.culprit}.",
                 self.outputs.table(),
             ]
             if self.inputs.tensors:
@@ -203,7 +193,7 @@ def first_difference(
 
     `rename` turns a path of the port into the reference's: a function, or pairs for `re.sub`, applied in order.
     A layer that only one side has is listed, no more. Where all outputs agree, the gradients that were recorded are
-    walked in the opposite order. `tolerance` as for `compare`; a name there is `PATH/out/PLACE`.
+    walked in the opposite order. `tolerance` as for `compare`; a name there is `PATH/out/POSITION`.
     """
     ours = {call.name: call for call in read_calls(port, rename if callable(rename) else _renamer(rename))}
     theirs = read_calls(reference)
@@ -218,21 +208,19 @@ def first_difference(
     def differ(call: Call, side: str) -> Diff:
         return _compare_call(ours[call.name], call, side, tolerance)
 
-    for number, call in enumerate(common):
-        outputs = differ(call, "out")
-        if outputs.failures:
-            verdict.layer, verdict.outputs, verdict.inputs = str(call), outputs, differ(call, "in")
-            verdict.last_agreeing = str(common[number - 1]) if number else None
-            verdict.culprit = _culprit(common, number, lambda call: differ(call, "in"))
-            return verdict
-    backwards = common[::-1]
-    for number, call in enumerate(backwards):
-        gradients = differ(call, "grad")
-        if gradients.failures:
-            verdict.layer, verdict.outputs, verdict.backward = str(call), gradients, True
-            verdict.last_agreeing = str(backwards[number - 1]) if number else None
-            downstream = verdict.last_agreeing or "the loss"
-            verdict.culprit = f"the backward of what lies between the output of {call} and {downstream}"
+    for backward, side, calls in ((False, "out", common), (True, "grad", common[::-1])):
+        for number, call in enumerate(calls):
+            outputs = differ(call, side)
+            if not outputs.failures:
+                continue
+            verdict.layer, verdict.outputs, verdict.backward = str(call), outputs, backward
+            verdict.last_agreeing = str(calls[number - 1]) if number else None
+            if backward:
+                downstream = verdict.last_agreeing or "the loss"
+                verdict.culprit = f"the backward of what lies between the output of {call} and {downstream}"
+            else:
+                verdict.inputs = differ(call, "in")
+                verdict.culprit = _culprit(common, number, lambda call: differ(call, "in"))
             return verdict
     return verdict
 
@@ -249,12 +237,12 @@ def _renamer(pairs: Iterable[tuple[str, str]]) -> Callable[[str], str]:
 
 
 def _compare_call(port: Call, reference: Call, side: str, tolerance: Tolerances) -> Diff:
-    a, b = ({f"{reference.name}/{side}/{place}": x for place, x in c.tensors[side].items()} for c in (port, reference))
+    a, b = ({f"{reference.name}/{side}/{key}": x for key, x in c.tensors[side].items()} for c in (port, reference))
     return compare(a, b, tolerance)
 
 
 def _culprit(common: Sequence[Call], number: int, inputs_of: Callable[[Call], Diff]) -> str:
-    """Where to look when call `number` is the first whose output differs: all that ended before it agrees."""
+    """The code to check when call `number` is the first whose output differs: all that ended before it agrees."""
     call = common[number]
     if not _fed_differently(inputs_of(call)):
         inside = [earlier for earlier in common[:number] if call.holds(earlier)]
@@ -278,15 +266,8 @@ def _fed_differently(inputs: Diff) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m shared.trace",
-        description="Name the first layer whose output differs between two traces. Without --rtol and --atol, a tensor "
-        "passes when norm(port - reference) / norm(reference) <= 1e-5; with both, when either bound holds.",
-        epilog="exit status: 0 no difference, 1 something differs, 2 bad usage or file",
-    )
-    parser.add_argument("reference")
-    parser.add_argument("port")
-    add_tolerance_options(parser)
+    what = "Name the first layer whose output differs between two traces."
+    parser = comparison_parser("trace", what, "reference", "port")
     parser.add_argument(
         "--rename",
         nargs=2,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from shared import InputError
 from shared.diff import Tolerance, compare
+from shared.files import write_json
 from shared.report import COMMITTED, HERE, main, page, read_paper, summary
 from shared.stages import Result
 
@@ -25,7 +26,7 @@ def write_alignment(folder, offset: float, place: str = "result") -> None:
     (folder / place / "log").mkdir(parents=True)
     report = {"paper": folder.name, "passed": diff.passed, "stages": [result.as_dict()], "environment": MACHINE}
     (folder / place / "align.json").write_text(json.dumps(report))
-    (folder / place / "log" / "forward_diff.json").write_text(diff.to_json())
+    write_json(folder / place / "log" / "forward_diff.json", diff.as_dict())
 
 
 @pytest.fixture
