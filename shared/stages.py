@@ -73,28 +73,6 @@ class Context:
     options: argparse.Namespace
 
 
-@dataclass
-class Result:
-    """The verdict on one stage in one dtype; `seconds` by side, NaN where unknown."""
-
-    stage: str
-    dtype: str
-    diff: Diff
-    seconds: dict[str, float]
-
-    def as_dict(self) -> dict:
-        worst = self.diff.worst
-        return {
-            "stage": self.stage,
-            "dtype": self.dtype,
-            "passed": self.diff.passed,
-            "tensors": len(self.diff.tensors),
-            "failures": [tensor.name for tensor in self.diff.failures],
-            "worst": worst.as_dict() | {"tolerance": str(worst.tolerance)} if worst else None,
-            "seconds": {side: None if math.isnan(taken) else taken for side, taken in self.seconds.items()},
-        }
-
-
 def build_parser(folder: Path, stages: Sequence[Stage], description: str) -> argparse.ArgumentParser:
     """The options that every align.py has."""
     parser = argparse.ArgumentParser(
@@ -139,9 +117,8 @@ def main(folder: Path, description: str, argv: Sequence[str] | None = None) -> i
     seconds = _run_processes(folder, stages, options, argv, threads)
     if seconds is None:
         return 1
-    results = _judge(stages, options.dtype, output_dir, seconds)
-    passed = all(result.diff.passed for result in results)
-    verdicts = [result.as_dict() for result in results]
+    verdicts = _judge(stages, options.dtype, output_dir, seconds)
+    passed = all(stage["passed"] for stage in verdicts)
     machine = environment() | {"threads": threads}
     write_json(report_file, {"paper": folder.name, "passed": passed, "stages": verdicts, "environment": machine})
     print(table(verdicts), flush=True)
@@ -158,6 +135,20 @@ def _check_reference(folder: Path, checkout: str) -> None:
         raise InputError(f"--reference {checkout}: no such folder; give a checkout of the official repository")
 
 
+def verdict(stage: str, dtype: str, diff: Diff, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What align.json says of a stage in a dtype; `seconds` by side, NaN where unknown."""
+    worst = diff.worst
+    return {
+        "stage": stage,
+        "dtype": dtype,
+        "passed": diff.passed,
+        "tensors": len(diff.tensors),
+        "failures": [tensor.name for tensor in diff.failures],
+        "worst": worst.as_dict() | {"tolerance": str(worst.tolerance)} if worst else None,
+        "seconds": dict(seconds),
+    }
+
+
 #: the columns of `stage_row`
 STAGE_COLUMNS = ("", "stage", "dtype", "tensors", "relative", "max", "nearest to its bound")
 
@@ -170,17 +161,15 @@ def stage_row(stage: Mapping[str, Any]) -> tuple:
         nearest += f": {worst['reason']}"
     # in JSON, NaN is null and an infinity is text
     figures = [float("nan" if worst.get(key) is None else worst[key]) for key in ("relative", "max_abs")]
-    verdict = "pass" if stage["passed"] else "FAIL"
-    return verdict, stage["stage"], stage["dtype"], stage["tensors"], *figures, nearest
+    return "pass" if stage["passed"] else "FAIL", stage["stage"], stage["dtype"], stage["tensors"], *figures, nearest
 
 
 def table(stages: Sequence[Mapping[str, Any]]) -> str:
-    """One line a stage and dtype of align.json, with the seconds of both sides; the last line sums up."""
+    """One line for the `verdict` on each stage and dtype, with the seconds of both sides; the last line sums up."""
     rows = []
     for stage in stages:
         *figures, nearest = stage_row(stage)
-        seconds = [float("nan" if stage["seconds"].get(side) is None else stage["seconds"][side]) for side in SIDES]
-        rows.append((*figures, *seconds, nearest))
+        rows.append((*figures, *(stage["seconds"][side] for side in SIDES), nearest))
     header = (*STAGE_COLUMNS[:-1], *(f"{side} s" for side in SIDES), STAGE_COLUMNS[-1])
     failed = sum(not stage["passed"] for stage in stages)
     summary = f"{failed} of {len(rows)} FAILED" if failed else f"all {len(rows)} passed"
@@ -320,21 +309,21 @@ def _load(stage: Stage, output_dir: Path) -> list[Record]:
     return [Record.load(output_dir / f"{stage.name}_{side}.npz") for side in SIDES]
 
 
-def _judge(stages: Sequence[Stage], dtypes: Sequence[str], output_dir: Path, seconds: Mapping) -> list[Result]:
+def _judge(stages: Sequence[Stage], dtypes: Sequence[str], output_dir: Path, seconds: Mapping) -> list[dict[str, Any]]:
     """Compare the records of each stage and write its logs."""
-    results = []
+    verdicts = []
     for stage in stages:
-        records, verdicts = _load(stage, output_dir), []
+        records, tensors = _load(stage, output_dir), []
         for dtype in stage.dtypes(dtypes):
             paddle, torch = (_part(record, f"{dtype}/") for record in records)
             diff = compare(paddle, torch, stage.tolerance(DTYPES[0] if dtype == ANY_DTYPE else dtype))
-            verdicts += [replace(tensor, name=f"{dtype}/{tensor.name}") for tensor in diff.tensors]
+            tensors += [replace(tensor, name=f"{dtype}/{tensor.name}") for tensor in diff.tensors]
             spent = {side: seconds[side, stage.name, dtype] for side in SIDES}
-            results.append(Result(stage.name, dtype, diff, spent))
-        whole = Diff(verdicts)
+            verdicts.append(verdict(stage.name, dtype, diff, spent))
+        whole = Diff(tensors)
         whole.write_log(output_dir / "log" / f"{stage.name}_diff.log")
         write_json(output_dir / "log" / f"{stage.name}_diff.json", whole.as_dict())
-    return results
+    return verdicts
 
 
 def _part(record: Mapping, prefix: str) -> Record:

@@ -12,7 +12,7 @@ from shared import InputError
 from shared.diff import Tolerance, compare
 from shared.files import write_json
 from shared.report import COMMITTED, HERE, main, page, read_paper, summary
-from shared.stages import Result
+from shared.stages import verdict
 
 MACHINE = {"python": "3.11", "cores": 2}
 
@@ -22,10 +22,10 @@ def write_alignment(folder, offset: float, place: str = "result") -> None:
     reference = {"net/weight": np.ones((2, 3), np.float32), "net/<b>": np.arange(4, dtype=np.float32)}
     port = reference | {"net/weight": reference["net/weight"] + np.float32(offset)}
     diff = compare(port, reference, Tolerance(1e-5))
-    result = Result("forward", "float32", diff, {"paddle": 0.5, "torch": float("nan")})
+    stage = verdict("forward", "float32", diff, {"paddle": 0.5, "torch": float("nan")})
     (folder / place / "log").mkdir(parents=True)
-    report = {"paper": folder.name, "passed": diff.passed, "stages": [result.as_dict()], "environment": MACHINE}
-    (folder / place / "align.json").write_text(json.dumps(report))
+    report = {"paper": folder.name, "passed": diff.passed, "stages": [stage], "environment": MACHINE}
+    write_json(folder / place / "align.json", report)
     write_json(folder / place / "log" / "forward_diff.json", diff.as_dict())
 
 
