@@ -342,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m shared.convert",
         description="List what a weight file holds, without running any of it; or convert it with a paper's rules.",
         epilog="examples: python -m shared.convert model.pth   |   "
-        "python -m shared.convert model.pth model.pdparams --paper mobilenetv3 --model small",
+        "python -m shared.convert model.pth model.pdparams --paper FOLDER --model small",
         allow_abbrev=False,
     )
     suffixes = " ".join((*TORCH_SUFFIXES, *PADDLE_SUFFIXES))
@@ -360,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"{options.source}: say whose network it is: --paper DIR, a folder with a convert.py")
     script = Path(options.paper) / "convert.py"
     if not script.is_file():
-        raise InputError(f"{script}: no such file; --paper takes a paper's folder, such as mobilenetv3")
+        raise InputError(f"{script}: no such file; --paper takes a paper's folder, where its convert.py is")
     status = subprocess.run([sys.executable, script, options.source, options.target, *rest], check=False).returncode
     return status if status >= 0 else 128 - status
 

@@ -139,7 +139,7 @@ def test_containers_and_prefixes(tmp_path):
     file = read({"module.a": torch.ones(1), "module.b.c": torch.ones(1)})
     assert list(file.tensors) == ["a", "b.c"] and "module." in file.notes[0]
     assert list(read({"module.a": torch.ones(1), "b": torch.ones(1)}).tensors) == ["module.a", "b"]
-    file = read(OrderedDict(torch_state(), height=192, width=640, use_stereo=False))  # monodepth2's encoder.pth
+    file = read(OrderedDict(torch_state(), height=192, width=640, use_stereo=False))  # as some encoder.pth has them
     assert equal(file.tensors, TENSORS) and file.meta == {"height": 192, "width": 640, "use_stereo": False}
     torch.save({"net": one}, tmp_path / "x.pth")
     assert "net" in refusal(tmp_path / "x.pth")

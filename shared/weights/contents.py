@@ -20,7 +20,7 @@ class WeightFile:
     """What a weight file holds.
 
     tensors: name -> array, in the file's order; bfloat16 comes as float32, every other dtype as it is.
-    meta: the small rest (epoch, args as a dict, monodepth2's height and width, a scheduler's state).
+    meta: the small rest (epoch, args as a dict, a height and width, a scheduler's state).
     notes: one line for each thing that was unwrapped, stripped, widened or left out.
     torch_only: what `write_pdparams` was given under that name; None when the file says nothing.
     """

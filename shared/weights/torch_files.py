@@ -110,7 +110,7 @@ def _load_safely(torch: Any, path: Path) -> Any:
 def write_torch(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any] | None = None) -> None:
     """Write an OrderedDict of CPU tensors in torch's zip format. Raises InputError when it cannot be written.
 
-    meta: plain values that stand behind the tensors, such as the height and width that monodepth2 keeps there.
+    meta: plain values that stand behind the tensors, such as a height and width.
     """
     torch = _import_torch(path)
     arrays = {name: np.array(value, dtype=value.dtype.newbyteorder("="), order="C") for name, value in tensors.items()}
