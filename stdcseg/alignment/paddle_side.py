@@ -114,9 +114,10 @@ class PaddleSide:
         criterion.to(dtype=dtype)  # Momentum takes parameters of one dtype only (NOTES 8.6)
         return build_training(model, criterion, options)
 
-    def groups(self, training, options) -> list[tuple[list[str], float]]:
-        groups = parameter_groups(training.model, training.criterion, options)
-        return [(group["names"], group["learning_rate"]) for group in groups]
+    def groups(self, model, criterion: Criterion, options) -> list[tuple[list[str], float, float]]:
+        """(names, factor of the learning rate, weight decay) of each group."""
+        groups = parameter_groups(model, criterion, options)
+        return [(group["names"], group["learning_rate"], group["weight_decay"]) for group in groups]
 
     def train_step(self, training, images, labels, step: int, options) -> tuple[float, float]:
         values = train_step(training, images, labels, options)

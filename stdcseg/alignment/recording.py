@@ -204,16 +204,16 @@ def backward(side, context: Context) -> dict:
 def _optimiser_steps(side, context: Context, backbone: str, recipe, images, target) -> dict:
     model = side.load(context, backbone, "segmentation", recipe)
     training = side.training(model, recipe, context.dtype)
-    groups = side.groups(training, recipe)
+    groups = side.groups(model, training.criterion, recipe)
     losses, rates, record = [], [], {}
     for step in range(feeds.OPTIMISER_STEPS):
         value, rate = side.train_step(training, images, target, step, recipe)
         losses.append(value)
-        rates.append([rate * factor for _, factor in groups])
+        rates.append([rate * factor for _, factor, _ in groups])
         for part in feeds.measured_parts(step, context.dtype):
             arrays = [as_numpy(value) for name, value in side.state(model).items() if name.endswith(part)]
             record[f"step{step}/{part}"] = np.array([np.linalg.norm(array.astype(np.float64)) for array in arrays])
-    record |= {f"groups/{index}": names for index, (names, _) in enumerate(groups)}
+    record |= {f"groups/{index}": names for index, (names, *_) in enumerate(groups)}
     kernel = np.array(as_numpy(side.kernel(training.criterion).detach()), np.float32)
     return {"loss": np.array(losses), "lr": np.array(rates), "fuse_kernel": kernel} | record
 

@@ -138,16 +138,19 @@ class TorchSide:
     def detail_target(self, labels, criterion):
         return losses.detail_target(labels, criterion.fuse_kernel)
 
+    def _code_for(self, options) -> SimpleNamespace:
+        """The official code has its own schedule and groups only."""
+        return _TWIN if options.lr_scheduler != "warmup_poly" or options.train_backbone_norms else self.code
+
     def training(self, model, options, dtype: str) -> Training:
-        # the official code has its own schedule and groups only
-        own = options.lr_scheduler != "warmup_poly" or options.train_backbone_norms
-        code = _TWIN if own else self.code
+        code = self._code_for(options)
         criterion = code.build_criterion(options)
         return Training(model.train(), criterion, code.build_optimizer(model, criterion, options), code)
 
-    def groups(self, training: Training, options) -> list[tuple[list[str], float]]:
-        groups = training.code.parameter_groups(training.model, training.criterion, options)
-        return [(group["names"], group["lr_mul"]) for group in groups]
+    def groups(self, model, criterion, options) -> list[tuple[list[str], float, float]]:
+        """(names, factor of the learning rate, weight decay) of each group."""
+        groups = self._code_for(options).parameter_groups(model, criterion, options)
+        return [(group["names"], group["lr_mul"], group["weight_decay"]) for group in groups]
 
     def train_step(self, run: Training, images, labels, step: int, options) -> tuple[float, float]:
         rate = run.code.set_learning_rate(run.optimizer, step, options)

@@ -161,7 +161,7 @@ class AttentionRefinementModule(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """Backbone, attention and the two steps back up: images -> {name: feature} (NOTES 4.8)."""
+    """Backbone, attention and the two steps back up: images -> (backbone features, cp8, cp16) (NOTES 4.8)."""
 
     def __init__(self, options: argparse.Namespace):
         super().__init__()
@@ -174,15 +174,12 @@ class ContextPath(nn.Module):
         self.conv_avg = ConvBNReLU(16 * base, _CONTEXT, kernel=1)
 
     def forward(self, images):
-        values = self.backbone.features_at(images)
-        values["conv_avg"] = self.conv_avg(_global_mean(values["feat32"]))
-        values["arm32"] = self.arm32(values["feat32"])
-        up = F.interpolate(values["arm32"] + values["conv_avg"], values["feat16"].shape[2:], mode="nearest")
-        values["head32"] = self.conv_head32(up)
-        values["arm16"] = self.arm16(values["feat16"])
-        up = F.interpolate(values["arm16"] + values["head32"], values["feat8"].shape[2:], mode="nearest")
-        values["head16"] = self.conv_head16(up)
-        return values
+        features = self.backbone.features_at(images)
+        x = self.arm32(features["feat32"]) + self.conv_avg(_global_mean(features["feat32"]))
+        cp16 = self.conv_head32(F.interpolate(x, features["feat16"].shape[2:], mode="nearest"))
+        x = self.arm16(features["feat16"]) + cp16
+        cp8 = self.conv_head16(F.interpolate(x, features["feat8"].shape[2:], mode="nearest"))
+        return features, cp8, cp16
 
 
 class FeatureFusionModule(nn.Module):
@@ -241,28 +238,21 @@ class ReferenceBiSeNet(nn.Module):
             if isinstance(module, nn.Conv2d) and not name.startswith("cp.backbone."):
                 nn.init.kaiming_normal_(module.weight, a=1)
 
-    def parts(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Every intermediate result of one pass by name, also what `forward` drops.
-
-        feat2 ... feat32, arm16, arm32, conv_avg, head32 (at 1/16), head16 (at 1/8), ffm, raw_out, raw_out16 (at 1/8),
-        raw_out32 (at 1/16), detail2 ... detail16, and out, out16, out32 at full size.
-        """
-        values = self.cp(images)
-        values["ffm"] = self.ffm(values["feat8"], values["head16"])
-        for name, source in (("out", "ffm"), ("out16", "head16"), ("out32", "head32")):
-            values[f"raw_{name}"] = getattr(self, f"conv_{name}")(values[source])
-            values[name] = resize(values[f"raw_{name}"], images.shape[2:])
-        for stride in (2, 4, 8, 16):
-            values[f"detail{stride}"] = getattr(self, f"conv_out_sp{stride}")(values[f"feat{stride}"])
-        return values
-
     def segment(self, images: torch.Tensor) -> torch.Tensor:
         """`out` alone, without the heads that only training needs: for measuring speed."""
-        values = self.cp(images)
-        return resize(self.conv_out(self.ffm(values["feat8"], values["head16"])), images.shape[2:])
+        features, cp8, _ = self.cp(images)
+        return resize(self.conv_out(self.ffm(features["feat8"], cp8)), images.shape[2:])
 
     def forward(self, images):
-        values = self.parts(images)
+        features, cp8, cp16 = self.cp(images)
+        fused, size = self.ffm(features["feat8"], cp8), images.shape[2:]
+        values = {
+            "out": resize(self.conv_out(fused), size),
+            "out16": resize(self.conv_out16(cp8), size),
+            "out32": resize(self.conv_out32(cp16), size),
+        }
+        for stride in (2, 4, 8, 16):
+            values[f"detail{stride}"] = getattr(self, f"conv_out_sp{stride}")(features[f"feat{stride}"])
         return {name: values[name] for name in self.outputs}
 
 

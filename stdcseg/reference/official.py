@@ -30,19 +30,6 @@ _WHERE = (
 _MODULES = ("models.model_stages", "modules.bn", "nets.stdcnet", "loss.loss", "loss.detail_loss", "optimizer_loss")
 _FEATURES = tuple(f"feat{stride}" for stride in (2, 4, 8, 16, 32))
 _OUTPUTS = ("out", "out16", "out32", "detail2", "detail4", "detail8")
-# names of network.ReferenceBiSeNet.parts -> modules of the official network
-_PARTS = {
-    "arm16": "cp.arm16",
-    "arm32": "cp.arm32",
-    "conv_avg": "cp.conv_avg",
-    "head32": "cp.conv_head32",
-    "head16": "cp.conv_head16",
-    "ffm": "ffm",
-    "raw_out": "conv_out",
-    "raw_out16": "conv_out16",
-    "raw_out32": "conv_out32",
-    "detail16": "conv_out_sp16",
-}
 
 
 def _in_place_norm(x, weight, bias, mean, var, training, momentum, eps, activation, slope):
@@ -103,24 +90,6 @@ def _network_class(official: type) -> type:
 
         outputs: tuple[str, ...]
 
-        def parts(self, images):
-            kept = {}
-
-            def keep(name):
-                return lambda module, inputs, value: kept.update({name: value})
-
-            def keep_features(module, inputs, values):
-                kept.update(zip(_FEATURES, values, strict=True))
-
-            hooks = [self.get_submodule(path).register_forward_hook(keep(name)) for name, path in _PARTS.items()]
-            hooks.append(self.cp.backbone.register_forward_hook(keep_features))
-            try:
-                values = super().forward(images)
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            return kept | dict(zip(_OUTPUTS, values, strict=True))
-
         def forward(self, images):
             values = dict(zip(_OUTPUTS, super().forward(images), strict=True))
             return {name: values[name] for name in self.outputs}
@@ -158,7 +127,7 @@ def _check_width(options: argparse.Namespace) -> None:
 
 
 def build_reference(options: argparse.Namespace, directory: str | Path) -> nn.Module:
-    """The official network, called like that of `network.build_reference`: `parts`, `outputs`, dict outputs.
+    """The official network, called like that of `network.build_reference`: a dict of outputs, chosen by `outputs`.
 
     InputError if `directory` is not such a checkout, or for another width than 64.
     """

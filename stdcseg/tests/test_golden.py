@@ -1,56 +1,63 @@
-"""The Paddle networks, losses, optimiser and schedules against figures of the official code (NOTES 9)."""
+"""The networks of both sides, Paddle and the torch twin, against figures of the official code (NOTES 9).
+
+What a file does not hold is not asked for, so that slim and held-out files can be read too; seeds, shapes, slices and
+n_min come from the file. Bounds are relative, those of NOTES 9.4 or tighter.
+"""
 
 import re
 
 import numpy as np
 import paddle
 import pytest
+import torch
 
 from shared.convert import plan
 from shared.weights import as_numpy
 
+from alignment import paddle_side, torch_side
 from alignment.recording import outputs_and_parts
 from golden_files import (
     BACKBONES,
+    check_output,
     files_of,
     formula_images,
     formula_weights,
     golden,
     official_shapes,
-    part_of,
+    per_dtype,
+    under,
 )
-from losses import Criterion, DetailAggregateLoss, OhemCELoss
-from losses.detail import boundary_maps, detail_target, dice_loss_func
-from models import build_classifier, build_model, fold_norms, resize_bilinear
+from models import fold_norms
 from models.layers import InPlaceABNSync
-from optimizers import build_optimizer, build_scheduler, parameter_groups
 from options import parse_options
+from reference.network import InPlaceABN
 
-DTYPES = [("float32", ""), ("float64", "64")]
-ALL_HEADS = [word for stride in (2, 4, 8) for word in (f"--use_boundary_{stride}", "true")]
-DETAIL8 = ["--use_boundary_8", "true"]
-NETWORKS = [(folder, variant) for variant in BACKBONES for folder in files_of(variant)]
-BACKBONE_FILES = [
-    (folder, variant)
-    for folder in files_of("backbone")
-    for variant in BACKBONES
-    if f"loss/{variant}/train_ce" in golden(folder, "backbone").files
-]
-LOSSES = files_of("loss")
-
-
-def segmentation(folder: str, variant: str, dtype: str, *argv: str):
-    """The port with the figures' weights."""
-    model = build_model(parse_options(["--backbone", BACKBONES[variant], *argv]))
-    return _filled(model, formula_weights(folder, variant), dtype)
+SIDES = {"paddle": paddle_side.SIDE, "twin": torch_side.TorchSide(None)}
+RUN_BOUNDARIES = {"train": (8,), "train_b248": (2, 4, 8)}
+per_side = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+per_variant = pytest.mark.parametrize("variant", BACKBONES)
+per_network = pytest.mark.parametrize(
+    ("folder", "variant"), [(folder, variant) for variant in BACKBONES for folder in files_of(variant)]
+)
+per_classifier = pytest.mark.parametrize(
+    ("folder", "variant"),
+    [(f, v) for f in files_of("backbone") for v in BACKBONES if f"loss/{v}/train_ce" in golden(f, "backbone").files],
+)
 
 
-def classifier(folder: str, variant: str, dtype: str):
-    model = build_classifier(parse_options(["--backbone", BACKBONES[variant]]))
-    return _filled(model, formula_weights(folder, variant, classifier=True), dtype)
+def options_of(variant: str, boundaries=(), *argv: str):
+    heads = [word for stride in boundaries for word in (f"--use_boundary_{stride}", "true")]
+    return parse_options(["--backbone", BACKBONES[variant], *heads, *argv])
 
 
-def _filled(model, weights: dict, dtype: str):
+def filled(side, form: str, options, weights: dict[str, np.ndarray], dtype: str):
+    """A network of this side with the weights of the figures."""
+    model = side.build(form, options)
+    if form == "classifier":
+        model.dropout.p = 0.0
+    if side is SIDES["twin"]:
+        model.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
+        return model.to(getattr(torch, dtype))
     tensors, _, report = plan(model).to_paddle(weights)
     report.raise_if_bad("golden")
     model.set_state_dict(tensors)
@@ -58,39 +65,39 @@ def _filled(model, weights: dict, dtype: str):
     return model
 
 
-def tensor(images: np.ndarray, dtype: str):
-    return paddle.to_tensor(images.astype(dtype))
+def segmentation(side, folder: str, variant: str, dtype: str, boundaries=(), *argv: str):
+    options = options_of(variant, boundaries, *argv)
+    return filled(side, "segmentation", options, formula_weights(folder, variant), dtype)
 
 
-def near(array, expected, limit: float, message="") -> None:
-    """Largest difference, of the largest value."""
-    difference = np.abs(np.asarray(array, np.float64) - expected).max()
-    assert difference <= limit * np.abs(expected).max(), f"{message}: {difference / np.abs(expected).max():.2e}"
-
-
-def official(model) -> dict[str, np.ndarray]:
-    """The state under the official names."""
-    return plan(model).to_torch({name: as_numpy(value) for name, value in model.state_dict().items()})[0]
+def everything(side, model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs and intermediate results of a network in eval mode."""
+    model.eval()
+    with side.no_grad():
+        outputs, parts = outputs_and_parts(model, side.tensor(images))
+        assert (side.segment(model, side.tensor(images), outputs) == outputs["out"]).all()
+    return parts | {name: as_numpy(value) for name, value in outputs.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- tensors
 
 
-@pytest.mark.parametrize("variant", BACKBONES)
-def test_tensors_are_the_official_ones(variant):
-    options = parse_options(["--backbone", BACKBONES[variant]])
-    for build, form in ((build_model, False), (build_classifier, True)):
-        assert list(plan(build(options)).torch_shapes().items()) == list(official_shapes(variant, form).items())
-    count = sum(int(p.size) for p in build_model(options).parameters() if not p.stop_gradient)
-    assert count == golden("committed", variant)["meta/parameters"]
+@per_side
+@per_variant
+def test_tensors_are_the_official_ones(variant, side):
+    for form in ("segmentation", "classifier"):
+        shapes = side.shapes(side.build(form, options_of(variant)))
+        assert list(shapes.items()) == list(official_shapes(variant, form == "classifier").items())
+    model = side.build("segmentation", options_of(variant))
+    assert side.parameter_count(model) == golden("committed", variant)["meta/parameters"]
 
 
-@pytest.mark.parametrize("variant", BACKBONES)
-def test_initialisation(variant):
-    paddle.seed(3)
-    state = official(build_model(parse_options(["--backbone", BACKBONES[variant]])))
-    for name, value in state.items():
-        value = value.astype(np.float64)
+@per_side
+@per_variant
+def test_initialisation(variant, side):
+    paddle.seed(3), torch.manual_seed(0)
+    for name, value in side.state(side.build("segmentation", options_of(variant))).items():
+        value = as_numpy(value).astype(np.float64)
         if value.ndim == 4:
             outside = ".backbone." not in name
             fan = value[0].size if outside else value.shape[0] * value[0, 0].size
@@ -108,431 +115,234 @@ def test_initialisation(variant):
 # ------------------------------------------------------------------------------------------------------------ networks
 
 
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize(("folder", "variant"), BACKBONE_FILES)
-def test_backbone_in_eval_mode(folder, variant, dtype, suffix):
-    file, model = golden(folder, "backbone"), classifier(folder, variant, dtype)
+@per_side
+@per_dtype
+@per_classifier
+def test_classifier(folder, variant, dtype, suffix, side):
+    file, weights = golden(folder, "backbone"), formula_weights(folder, variant, classifier=True)
+    model = filled(side, "classifier", options_of(variant), weights, dtype)
     model.eval()
-    cases = {key.split("/")[-1] for key in file.files if key.startswith("meta/input/eval")}
-    for case in sorted(cases):
-        images = tensor(formula_images(file, case), dtype)
-        with paddle.no_grad():
-            outputs = {"logits": model(images)}
-            outputs |= dict(zip(("feat2", "feat4", "feat8", "feat16", "feat32"), _features(model, images), strict=True))
+    keys = under(file, f"output{suffix}/{variant}/eval")
+    assert keys
+    for case in {key.split("/")[0] for key in keys}:
+        images = side.tensor(formula_images(file, f"eval{case}", dtype))
+        with side.no_grad():
+            outputs = {"logits": model(images)} | side.features(model, images)
         for name, value in outputs.items():
-            key = f"{variant}/{case}/{name}"
-            expected = file[f"output{suffix}/{key}"]
-            near(part_of(file, key, value.numpy()), expected, 1e-5 if dtype == "float32" else 1e-9, key)
+            key = f"{variant}/eval{case}/{name}"
+            check_output(file, suffix, key, as_numpy(value), 1e-9 if suffix else 1e-5)
 
 
-def _features(model, images) -> list:
-    return super(type(model), model).forward(images)
-
-
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize(("folder", "variant"), BACKBONE_FILES)
-def test_classifier_training_pass(folder, variant, dtype, suffix):
-    file, model = golden(folder, "backbone"), classifier(folder, variant, dtype)
-    model.dropout.p = 0.0
-    logits = model(tensor(formula_images(file, "train"), dtype))
-    near(logits.numpy(), file[f"output{suffix}/{variant}/train/logits"], 1e-5 if dtype == "float32" else 1e-8)
-    target = paddle.to_tensor(file["input/train_target"].astype("int64"))
-    loss = -paddle.take_along_axis(
-        logits - paddle.logsumexp(logits, 1, keepdim=True), target.unsqueeze(1), axis=1
-    ).mean()
+@per_side
+@per_dtype
+@per_classifier
+def test_classifier_training_pass(folder, variant, dtype, suffix, side):
+    file, weights = golden(folder, "backbone"), formula_weights(folder, variant, classifier=True)
+    model = filled(side, "classifier", options_of(variant), weights, dtype)
+    model.train()
+    logits = model(side.tensor(formula_images(file, "train", dtype)))
+    twin = side is SIDES["twin"]
+    limits = (1e-9, 1e-9) if twin else (1e-8, 1e-7)  # of logits and loss in float64
+    key = f"{variant}/train/logits"
+    check_output(file, suffix, key, as_numpy(logits.detach()), limits[0] if suffix else 1e-5)
+    log_sum = torch.logsumexp(logits, 1) if twin else paddle.logsumexp(logits, 1)
+    chosen = side.tensor(np.eye(logits.shape[1], dtype=dtype)[file["input/train_target"].astype(int)])
+    loss = (log_sum - (logits * chosen).sum(1)).mean()
+    expected = float(file[f"loss{suffix}/{variant}/train_ce"])
+    assert float(loss) == pytest.approx(expected, rel=limits[1] if suffix else 1e-5)
     loss.backward()
-    limit = {"float32": 1e-5, "float64": 1e-7}[dtype]
-    assert float(loss) == pytest.approx(float(file[f"loss{suffix}/{variant}/train_ce"]), rel=limit)
-    check_gradients(model, file, f"grad{suffix}_norm/{variant}/", 5e-3 if dtype == "float32" else 1e-6)
+    check_gradients(side, model, under(file, f"grad{suffix}_norm/{variant}/"), 1e-6 if suffix else 5e-3)
 
 
-def check_gradients(model, file, prefix: str, limit: float) -> None:
-    """Norms of all gradients; what has none must have none in the file."""
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norms = {name: np.linalg.norm(array) for name, array in plan(model).gradients_to_torch(found).items()}
-    expected = {key[len(prefix) :]: float(file[key]) for key in file.files if key.startswith(prefix)}
-    norms = {name: norm for name, norm in norms.items() if not re.search(r"(^|\.)x\d+\.0\.", name)}
+def check_gradients(side, model, expected: dict[str, np.ndarray], limit: float) -> None:
+    """Norms of all gradients; a parameter without gradient must have none in the file."""
+    norms = {name: np.linalg.norm(as_numpy(array)) for name, array in side.gradients(model).items()}
+    norms = {name: norm for name, norm in norms.items() if not re.match(r"x\d+\.0\.", name)}
     assert norms.keys() == expected.keys()
-    floor = limit * 1e-3 * max(expected.values())
+    # a gradient that is nearly nothing is compared with the largest; torch's own needs no such floor
+    floor = 1e-12 if side is SIDES["twin"] else limit * 1e-3 * max(map(float, expected.values()))
     for name, value in expected.items():
-        assert norms[name] == pytest.approx(value, rel=limit, abs=floor), name
+        assert norms[name] == pytest.approx(float(value), rel=limit, abs=floor), name
 
 
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize(("folder", "variant"), NETWORKS)
-def test_segmentation_in_eval_mode(folder, variant, dtype, suffix):
-    file, model = golden(folder, variant), segmentation(folder, variant, dtype, *ALL_HEADS)
-    model.eval()
-    checked = 0
-    for case in ("eval_a", "eval_b", "eval_c"):
-        images = tensor(formula_images(file, case), dtype)
-        with paddle.no_grad():
-            outputs, parts = outputs_and_parts(model, images)
-            assert (model.segment(images) == outputs["out"]).all()
-        for name, value in (parts | {name: value.numpy() for name, value in outputs.items()}).items():
-            key = f"{case}/{name}"
-            if f"output{suffix}/{key}" in file.files:
-                # 1e-9 in float64 for resized outputs too, where Paddle's own operator would be 1e-5 off (NOTES 8.3)
-                limit = 1e-5 if dtype == "float32" else 1e-9
-                near(part_of(file, key, value), file[f"output{suffix}/{key}"], limit, key)
-                checked += 1
+@per_side
+@per_dtype
+@per_network
+def test_segmentation(folder, variant, dtype, suffix, side):
+    """1e-9 in float64 after the last resize too, where Paddle's own operator would be 1e-5 off (NOTES 8.3)."""
+    file, checked = golden(folder, variant), 0
+    for last, conv_last in (("", "false"), ("_conv_last", "true")):
+        model = segmentation(side, folder, variant, dtype, (2, 4, 8), "--use_conv_last", conv_last)
+        for case in ("eval_a", "eval_b", "eval_c"):
+            stored = under(file, f"output{suffix}/{case}{last}/")
+            values = everything(side, model, formula_images(file, case, dtype)) if stored else {}
+            for name in stored:
+                check_output(file, suffix, f"{case}{last}/{name}", values[name], 1e-9 if suffix else 1e-5)
+            checked += len(stored)
     assert checked
 
 
-@pytest.mark.parametrize(("folder", "variant"), NETWORKS)
-def test_option_use_conv_last(folder, variant):
+def _plain_norms(side, model, folded: bool) -> None:
+    """Ordinary batch norms in place of |weight| + eps: with weights folded, or as they are."""
+    if side is SIDES["paddle"]:
+        if folded:
+            return fold_norms(model)
+        for layer in model.sublayers():
+            if isinstance(layer, InPlaceABNSync):
+                layer.scale = lambda layer=layer: layer.weight
+        return None
+    for module in list(model.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, InPlaceABN):
+                plain = torch.nn.BatchNorm2d(len(norm.weight)).double()
+                plain.load_state_dict(norm.state_dict(), strict=False)
+                if folded:
+                    plain.weight.data = norm.weight.data.abs() + 1e-5
+                setattr(module, name, plain)
+    return None
+
+
+@per_side
+@per_network
+def test_plain_batch_norms(folder, variant, side):
+    """Folded, the network is the same; with the weights as they are it is the authors' latency model (NOTES 4.12)."""
     file = golden(folder, variant)
-    for dtype, suffix in DTYPES:
-        key = "eval_c_conv_last/raw_out"
-        if f"output{suffix}/{key}" in file.files:
-            model = segmentation(folder, variant, dtype, "--use_conv_last", "true")
-            model.eval()
-            with paddle.no_grad():
-                _, parts = outputs_and_parts(model, tensor(formula_images(file, "eval_c"), dtype))
-            limit = 1e-5 if dtype == "float32" else 1e-9
-            near(part_of(file, key, parts["raw_out"]), file[f"output{suffix}/{key}"], limit)
+    for how in ("plain_bn_folded", "plain_bn_as_is"):
+        for name in under(file, f"output64/{how}/eval_a/"):
+            model = segmentation(side, folder, variant, "float64")
+            _plain_norms(side, model, how == "plain_bn_folded")
+            value = everything(side, model, formula_images(file, "eval_a", "float64"))[name]
+            check_output(file, "64", f"{how}/eval_a/{name}", value, 1e-9)
 
 
-@pytest.mark.parametrize(("folder", "variant"), NETWORKS)
-def test_plain_batch_norms(folder, variant):
-    """Folded, the network is the same; with the weights as they are it is the authors' latency model."""
-    file = golden(folder, variant)
-    for name, change in (("plain_bn_folded", fold_norms), ("plain_bn_as_is", _use_weights_as_they_are)):
-        key = f"output64/{name}/eval_a/raw_out"
-        if key in file.files:
-            model = segmentation(folder, variant, "float64")
-            model.eval()
-            change(model)
-            with paddle.no_grad():
-                _, parts = outputs_and_parts(model, tensor(formula_images(file, "eval_a"), "float64"))
-            near(part_of(file, "eval_a/raw_out", parts["raw_out"]), file[key], 1e-9, name)
-
-
-def _use_weights_as_they_are(model) -> None:
-    for layer in model.sublayers():
-        if isinstance(layer, InPlaceABNSync):
-            layer.scale = lambda layer=layer: layer.weight
-
-
+@per_side
 @pytest.mark.parametrize("boundaries", [(), (2,), (4,), (8,), (2, 4), (2, 8), (4, 8), (2, 4, 8)])
-def test_any_combination_of_detail_heads(boundaries):
-    argv = [word for stride in boundaries for word in (f"--use_boundary_{stride}", "true")]
-    model = build_model(parse_options(["--base", "8", *argv, "--use_boundary_16", "true"]))
-    images = paddle.randn([2, 3, 50, 70])
+def test_any_combination_of_detail_heads(boundaries, side):
+    argv = ["--base", "8", "--num_classes", "5", "--use_boundary_16", "true"]
+    model = side.build("segmentation", options_of("stdc1", boundaries, *argv))
+    images = side.tensor(np.random.default_rng(0).standard_normal((2, 3, 50, 70)).astype(np.float32))
+    expected = dict.fromkeys(("out", "out16", "out32"), (2, 5, 50, 70))
+    sizes = {2: (25, 35), 4: (13, 18), 8: (7, 9)}
+    expected |= {f"detail{stride}": (2, 1, *sizes[stride]) for stride in boundaries}
     for mode in (model.train, model.eval):
         mode()
-        shapes = {name: tuple(value.shape) for name, value in model(images).items()}
-        expected = {"out": (2, 19, 50, 70), "out16": (2, 19, 50, 70), "out32": (2, 19, 50, 70)}
-        sizes = {2: (25, 35), 4: (13, 18), 8: (7, 9)}
-        assert shapes == expected | {f"detail{stride}": (2, 1, *sizes[stride]) for stride in boundaries}
+        assert {name: tuple(value.shape) for name, value in model(images).items()} == expected
+    means = {name: value for name, value in side.state(model).items() if re.fullmatch(r"conv_out.*running_mean", name)}
+    assert len(means) == 7
+    for name, value in means.items():  # the heads whose output is dropped have run in training too
+        assert np.abs(as_numpy(value)).sum() > 0, name
 
 
 # ------------------------------------------------------------------------------------------------- training, end to end
 
 
-def labels_of(file):
-    return paddle.to_tensor(file["input/train_labels"].astype("int64"))
+def labels_of(side, file):
+    return side.tensor(file["input/train_labels"].astype(np.int64))
 
 
-def criterion_of(file) -> Criterion:
-    return Criterion(n_min=int(file["meta/n_min"]))
+@per_side
+@per_dtype
+@pytest.mark.parametrize("run", RUN_BOUNDARIES)
+@per_network
+def test_training_pass(folder, variant, run, dtype, suffix, side):
+    file, model = golden(folder, variant), segmentation(side, folder, variant, dtype, RUN_BOUNDARIES[run])
+    model.train()
+    outputs, parts = outputs_and_parts(model, side.tensor(formula_images(file, "train", dtype)))
+    values = parts | {name: as_numpy(value.detach()) for name, value in outputs.items()}
+    for name in under(file, f"output{suffix}/{run}/"):
+        check_output(file, suffix, f"{run}/{name}", values[name], 1e-8 if suffix else 1e-4)
+    state = side.state(model)
+    for name, value in under(file, f"output{suffix}/{run}_running/").items():
+        np.testing.assert_allclose(as_numpy(state[name]), value, rtol=1e-6, atol=1e-6, err_msg=name)
 
-
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize(("folder", "variant"), NETWORKS)
-def test_training_pass(folder, variant, dtype, suffix):
-    file, model = golden(folder, variant), segmentation(folder, variant, dtype, *DETAIL8)
-    outputs, parts = outputs_and_parts(model, tensor(formula_images(file, "train"), dtype))
-    parts["detail8"] = outputs["detail8"].numpy()
-    for key in [key for key in file.files if key.startswith(f"output{suffix}/train/")]:
-        name = key.split("/")[-1]
-        near(part_of(file, f"train/{name}", parts[name]), file[key], 1e-4 if dtype == "float32" else 1e-8, name)
-
-    criterion = criterion_of(file)
-    terms = criterion(outputs, labels_of(file))
-    check_terms(terms, file, f"loss{suffix}/train/", dtype)
-    # without n_min: a sixteenth of the pixels, which is what the file has
-    assert float(Criterion()(outputs, labels_of(file))["loss"]) == float(terms["loss"])
-
-    terms["loss"].backward()
-    check_gradients(model, file, f"grad{suffix}_norm/", 1e-2 if dtype == "float32" else 2e-6)
-    assert (criterion.detail.fuse_kernel.grad.numpy() == 0).all()
-    without = {name for name, p in model.named_parameters() if p.grad is None and not p.stop_gradient}
-    without = {name for name in without if not name.endswith(("._mean", "._variance"))}
-    assert without == set(file["meta/no_grad_b8"].tolist())
-
-    state, running = official(model), f"output{suffix}/train_running/"
-    for key in [key for key in file.files if key.startswith(running)]:
-        name = key[len(running) :]
-        np.testing.assert_allclose(state[name], file[key], rtol=1e-6, atol=1e-6, err_msg=name)
-
-
-def check_terms(terms: dict, file, prefix: str, dtype: str) -> None:
-    expected = {key[len(prefix) :]: float(file[key]) for key in file.files if key.startswith(prefix)}
-    expected["loss"] = expected.pop("total")
-    assert terms.keys() == expected.keys()
+    criterion = side.criterion(n_min=int(file["meta/n_min"]))
+    terms = criterion(outputs, labels_of(side, file))
+    expected = under(file, f"loss{suffix}/{run}/")
+    assert terms.keys() == {"loss" if name == "total" else name for name in expected}
     for name, value in expected.items():
-        assert float(terms[name]) == pytest.approx(value, rel=1e-5 if dtype == "float32" else 1e-6), name
-
-
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize(("folder", "variant"), NETWORKS)
-def test_training_pass_with_three_detail_heads(folder, variant, dtype, suffix):
-    file, model = golden(folder, variant), segmentation(folder, variant, dtype, *ALL_HEADS)
-    terms = criterion_of(file)(model(tensor(formula_images(file, "train"), dtype)), labels_of(file))
-    check_terms(terms, file, f"loss{suffix}/train_b248/", dtype)
+        term = terms["loss" if name == "total" else name]
+        assert dtype in str(term.dtype)
+        assert float(term) == pytest.approx(float(value), rel=1e-6 if suffix else 1e-5), name
+    if side is SIDES["paddle"]:  # without n_min: a sixteenth of the pixels, which is what the file has
+        assert float(side.criterion(n_min=None)(outputs, labels_of(side, file))["loss"]) == float(terms["loss"])
     terms["loss"].backward()
-    prefix = f"grad{suffix}_norm_b248/"
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    for key in [key for key in file.files if key.startswith(prefix)]:
-        norm = np.linalg.norm(gradients[key[len(prefix) :]].numpy())
-        assert norm == pytest.approx(float(file[key]), rel=1e-2 if dtype == "float32" else 2e-6), key
-    without = {name for name, p in model.named_parameters() if p.grad is None and not p.stop_gradient}
-    assert without == set(file["meta/no_grad_b248"].tolist())
+
+    short = "" if run == "train" else "_b248"
+    norms, limit = under(file, f"grad{suffix}_norm{short}/"), 2e-6 if suffix else 1e-2
+    if run == "train":
+        check_gradients(side, model, norms, limit)
+    gradients = side.gradients(model)
+    for name, value in norms.items():
+        assert np.linalg.norm(as_numpy(gradients[name])) == pytest.approx(float(value), rel=limit), name
+    without = {n for n, p in model.named_parameters() if p.grad is None and not getattr(p, "stop_gradient", False)}
+    if f"meta/no_grad{short or '_b8'}" in file.files:
+        assert without == set(file[f"meta/no_grad{short or '_b8'}"].tolist())
+    np.testing.assert_array_equal(as_numpy(side.kernel(criterion).grad), np.zeros((1, 3, 1, 1)))
 
 
-@pytest.mark.parametrize(("folder", "variant"), NETWORKS)
-def test_parameter_groups(folder, variant):
-    file, options = golden(folder, variant), parse_options(["--backbone", BACKBONES[variant]])
-    model, criterion = build_model(options), Criterion()
-    groups = parameter_groups(model, criterion, options)
-    for index, group in enumerate(groups):
-        assert group["names"] == file[f"meta/group{index}/names"].tolist()
-        assert group["weight_decay"] == file[f"meta/group{index}/weight_decay"]
-        assert (group["learning_rate"] == 10) == bool(file[f"meta/group{index}/lr_mul"])
-    grouped = {name for group in groups for name in group["names"]}
-    trainable = [name for name, p in model.named_parameters() if not p.stop_gradient]
-    assert set(trainable) - grouped == set(file["meta/group_none/names"].tolist())
-
+@per_side
+@per_network
+def test_parameter_groups(folder, variant, side):
+    file, options = golden(folder, variant), options_of(variant)
+    model, criterion = side.build("segmentation", options), side.criterion(n_min=1)
+    groups = side.groups(model, criterion, options)
+    assert len(groups) == 5
+    for index, (names, factor, decay) in enumerate(groups):
+        if f"meta/group{index}/names" in file.files:
+            assert names == file[f"meta/group{index}/names"].tolist()
+            assert decay == file[f"meta/group{index}/weight_decay"]
+            assert factor == (10 if file[f"meta/group{index}/lr_mul"] else 1)
+    trainable = {name for name, p in model.named_parameters() if not getattr(p, "stop_gradient", False)}
+    if "meta/group_none/names" in file.files:
+        grouped = {name for names, *_ in groups for name in names}
+        assert trainable - grouped == set(file["meta/group_none/names"].tolist())
     options.train_backbone_norms = True
-    grouped = [name for group in parameter_groups(model, criterion, options) for name in group["names"]]
+    groups = side.groups(model, criterion, options)
+    assert "cp.backbone.features.0.bn.weight" in groups[1][0]
+    grouped = [name for names, *_ in groups for name in names]
     assert len(grouped) == len(set(grouped))
-    assert set(trainable) - set(grouped) == {"cp.backbone.bn.weight", "cp.backbone.bn.bias"}  # never applied
+    assert trainable - set(grouped) == {"cp.backbone.bn.weight", "cp.backbone.bn.bias"}  # never applied
 
 
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
+@per_side
+@per_dtype
 @pytest.mark.parametrize("run", ["train", "train_fast"])
-@pytest.mark.parametrize(("folder", "variant"), NETWORKS)
-def test_five_steps(folder, variant, run, dtype, suffix):
-    file, model = golden(folder, variant), segmentation(folder, variant, dtype, *DETAIL8)
-    key = run.replace("train", f"train{suffix}")
-    meta = {name: file[f"meta/{run}/{name}"] for name in ("lr0", "warmup_steps", "warmup_start_lr", "max_iter")}
-    options = parse_options(["--use_boundary_8", "true"])
-    options.lr, options.warmup_start_lr = float(meta["lr0"]), float(meta["warmup_start_lr"])
-    options.warmup_steps, options.max_iter = int(meta["warmup_steps"]), int(meta["max_iter"])
-    criterion, scheduler = criterion_of(file), build_scheduler(options)
-    criterion.to(dtype=dtype)  # Paddle's Momentum takes parameters of one dtype only
-    optimizer = build_optimizer(model, criterion, options, scheduler)
-    factors = [group["learning_rate"] for group in parameter_groups(model, criterion, options)]
-    before, images, labels = official(model), tensor(formula_images(file, "train"), dtype), labels_of(file)
-    losses, rates = [], []
-    for _ in range(5):
-        loss = criterion(model(images), labels)["loss"]
-        loss.backward()
-        losses.append(float(loss))
-        rates.append([optimizer.get_lr() * factor for factor in factors])
-        optimizer.step()
-        optimizer.clear_grad()
-        scheduler.step()
-    after = official(model)
+@per_network
+def test_five_steps(folder, variant, run, dtype, suffix, side):
+    file, key = golden(folder, variant), run.replace("train", f"train{suffix}", 1)
+    options = options_of(variant, (8,), "--n_min", str(int(file["meta/n_min"])))
+    for name, stored in {"lr": "lr0", "warmup_start_lr": "warmup_start_lr"}.items():
+        setattr(options, name, float(file[f"meta/{run}/{stored}"]))
+    options.warmup_steps, options.max_iter = (int(file[f"meta/{run}/{n}"]) for n in ("warmup_steps", "max_iter"))
+    model = filled(side, "segmentation", options, formula_weights(folder, variant), dtype)
+    images, labels = side.tensor(formula_images(file, "train", dtype)), labels_of(side, file)
+    before = {name: np.array(as_numpy(value)) for name, value in side.state(model).items()}
+    training = side.training(model, options, dtype)
+    factors = [factor for _, factor, _ in side.groups(model, training.criterion, options)]
+    twin = side is SIDES["twin"]
+    steps = [side.train_step(training, images, labels, step, options) for step in range(len(file[f"{key}/loss"]))]
+    after = {name: as_numpy(value) for name, value in side.state(model).items()}
 
-    np.testing.assert_allclose(losses, file[f"{key}/loss"], rtol=1e-4 if dtype == "float32" else 1e-6)
+    np.testing.assert_allclose([loss for loss, _ in steps], file[f"{key}/loss"], rtol=1e-6 if suffix else 1e-4)
+    rates = [[rate * factor for factor in factors] for _, rate in steps]
     np.testing.assert_allclose(rates, file[f"{key}/lr"], rtol=1e-12)
-    kernel = criterion.detail.fuse_kernel.numpy().ravel()
-    np.testing.assert_allclose(kernel, file[f"{key}/fuse_kernel"].ravel(), rtol=0, atol=1e-6)
-    if dtype == "float64" or run == "train_fast":  # the moves of "train" lie near float32's resolution
-        limit = 2e-2 if dtype == "float32" else 1e-5
-        for name in [k.removeprefix(f"{key}/param_move/") for k in file.files if k.startswith(f"{key}/param_move/")]:
-            move = np.linalg.norm(after[name].astype(np.float64) - before[name])
-            assert move == pytest.approx(float(file[f"{key}/param_move/{name}"]), rel=limit, abs=1e-9), name
-            total, scale = after[name].sum(dtype=np.float64), np.abs(after[name]).sum(dtype=np.float64)
-            assert abs(total - file[f"{key}/param_sum/{name}"]) <= (1e-4 if dtype == "float32" else 1e-6) * scale, name
-        trained = [n for n, p in plan(model).torch_shapes().items() if not n.endswith(("_mean", "_var", "_tracked"))]
-        moved = {n for n in trained if not np.array_equal(before[n], after[n]) and not re.search(r"\.x\d+\.0\.", n)}
+    if f"{key}/fuse_kernel" in file.files:
+        kernel = as_numpy(side.kernel(training.criterion).detach()).ravel()
+        np.testing.assert_allclose(kernel, file[f"{key}/fuse_kernel"].ravel(), rtol=0, atol=1e-6)
+    moved = {name for name in after if not np.array_equal(before[name], after[name])}
+    moved = {name for name in moved if not name.endswith(("running_mean", "running_var", "tracked"))}
+    if f"meta/{key}/moved" in file.files and (suffix or run == "train_fast" or twin):
         assert moved == set(file[f"meta/{key}/moved"].tolist()) - {"fuse_kernel"}
-    sums = [after[f"{name}"].sum(dtype=np.float64) for name in file[f"meta/{key}/running_var_names"].tolist()]
-    np.testing.assert_allclose(sums, file[f"{key}/running_var_sum"], rtol=1e-3 if dtype == "float32" else 1e-6)
-
-
-# -------------------------------------------------------------------------------------------------------------- losses
-
-
-def cases(folder: str, kind: str) -> list[str]:
-    names = [key.split("/")[1] for key in golden(folder, "loss").files if re.fullmatch(f"input/{kind}_.*/logits", key)]
-    return sorted(names)
-
-
-OHEM = [(folder, case) for folder in LOSSES for case in cases(folder, "ohem")]
-DETAIL = [(folder, case) for folder in LOSSES for case in cases(folder, "detail")]
-
-
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize(("folder", "case"), OHEM)
-def test_ohem(folder, case, dtype, suffix):
-    file, limit = golden(folder, "loss"), {"float32": 1e-6, "float64": 1e-12}[dtype]
-    logits = paddle.to_tensor(file[f"input/{case}/logits"].astype(dtype), stop_gradient=False)
-    labels = paddle.to_tensor(file[f"input/{case}/labels"].astype("int64"))
-    loss = OhemCELoss(float(file[f"meta/{case}/thresh"]), int(file[f"meta/{case}/n_min"]))(logits, labels)
-    loss.backward()
-    assert float(loss) == pytest.approx(float(file[f"loss{suffix}/{case}"]), rel=limit)
-    gradient, expected = logits.grad.numpy()[:, ::3, ::2, ::2], file[f"grad{suffix}/{case}"]
-    np.testing.assert_allclose(gradient, expected, rtol=0, atol=limit * max(1e-30, np.abs(expected).max()))
-    norm = float(file[f"grad{suffix}_norm/{case}"])
-    assert np.linalg.norm(logits.grad.numpy().astype(np.float64)) == pytest.approx(norm, rel=limit)
-
-
-def test_edges_of_ohem():
-    logits, labels = paddle.randn([1, 4, 4, 4]), paddle.zeros([1, 4, 4], "int64")
-    with pytest.raises(IndexError, match="--n_min"):
-        OhemCELoss(n_min=16)(logits, labels)
-    sure = paddle.concat([paddle.full([1, 1, 4, 4], 50.0), paddle.zeros([1, 3, 4, 4])], axis=1)
-    assert np.isnan(float(OhemCELoss(n_min=0)(sure, labels)))
-    assert float(OhemCELoss(n_min=3)(-sure, labels)) == pytest.approx(50 + np.log(3 + np.exp(-50.0)), rel=1e-6)
-    for wrong in (-1, 4, 254):
-        with pytest.raises(ValueError, match="train ids"):
-            OhemCELoss(n_min=1)(logits, labels + wrong)
-
-
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize(("folder", "case"), DETAIL)
-def test_detail_loss(folder, case, dtype, suffix):
-    file = golden(folder, "loss")
-    labels = paddle.to_tensor(file[f"input/{case}/labels"].astype("int64"))
-    detail = DetailAggregateLoss()
-    scale = paddle.to_tensor(np.float32(file[f"meta/{case}/fuse_scale"]))
-    paddle.assign(detail.fuse_kernel * scale, detail.fuse_kernel)
-    np.testing.assert_array_equal(detail_target(labels, detail.fuse_kernel), file[f"output/{case}/target"])
-    np.testing.assert_array_equal(boundary_maps(labels)[:, :1], file[f"output/{case}/single_scale"])
-    # 1e-12 where the file itself is a float64: the official BCE ends in float32
-    for index, name in enumerate(("bce", "dice")):
-        logits = paddle.to_tensor(file[f"input/{case}/logits"].astype(dtype), stop_gradient=False)
-        value = detail(logits, labels)[index]
-        value.backward()
-        expected = file[f"loss{suffix}/{case}/{name}"]
-        limit = 1e-12 if expected.dtype == np.float64 else 1e-6
-        assert float(value) == pytest.approx(float(expected), rel=limit)
-        key = f"grad{suffix}/{case}/{name}"
-        limit = 2e-6 if dtype == "float32" else 1e-12
-        np.testing.assert_allclose(logits.grad.numpy(), file[key], rtol=0, atol=limit * np.abs(file[key]).max())
-    key = f"detail_{case.removeprefix('detail_')}/upsampled"
-    if f"output{suffix}/{key}" in file.files:
-        logits = paddle.to_tensor(file[f"input/{case}/logits"].astype(dtype))
-        resized = resize_bilinear(logits, labels.shape[1:]).numpy()
-        near(part_of(file, key, resized), file[f"output{suffix}/{key}"], 1e-6 if dtype == "float32" else 1e-12)
-
-
-@pytest.mark.parametrize("folder", LOSSES)
-def test_dice(folder):
-    file = golden(folder, "loss")
-    value = dice_loss_func(paddle.to_tensor(file["input/dice/p"]), paddle.to_tensor(file["input/dice/t"]))
-    assert float(value) == pytest.approx(float(file["loss64/dice"]), rel=1e-12)
-
-
-def test_a_fixed_kernel_gets_no_gradient():
-    labels = paddle.to_tensor(np.arange(64).reshape(1, 8, 8) % 3)
-    outputs = {name: paddle.randn([1, 4, 8, 8]) for name in ("out", "out16", "out32")}
-    outputs["detail8"] = paddle.randn([1, 1, 1, 1])
-    outputs["detail8"].stop_gradient = False
-    for kind, expected in (("decayed", [0, 0, 0]), ("fixed", None)):
-        criterion = Criterion(fuse_kernel=kind)
-        criterion(outputs, labels)["loss"].backward()
-        gradient = criterion.detail.fuse_kernel.grad
-        assert (gradient is None) if expected is None else gradient.flatten().tolist() == expected
-
-
-@pytest.mark.parametrize(("dtype", "suffix"), DTYPES)
-@pytest.mark.parametrize("folder", LOSSES)
-def test_norm_outside_the_backbone(folder, dtype, suffix):
-    """Positive, negative and zero weights."""
-    file, limit = golden(folder, "loss"), {"float32": 1e-5, "float64": 1e-9}[dtype]
-    given = {name: file[f"input/abn/{name}"] for name in ("x", "up", "weight", "bias", "running_mean", "running_var")}
-    layer = InPlaceABNSync(len(given["weight"]))
-    names = {"weight": "weight", "bias": "bias", "_mean": "running_mean", "_variance": "running_var"}
-    layer.set_state_dict({name: given[key] for name, key in names.items()})
-    layer.to(dtype=dtype)
-    x = paddle.to_tensor(given["x"].astype(dtype), stop_gradient=False)
-    layer.eval()
-    near(layer(x).numpy(), file[f"output{suffix}/abn/eval"], limit)
-    layer.train()
-    out = layer(x)
-    out.backward(paddle.to_tensor(given["up"].astype(dtype)))
-    near(out.numpy(), file[f"output{suffix}/abn/train"], limit)
-    for name, gradient in (("x", x.grad), ("weight", layer.weight.grad), ("bias", layer.bias.grad)):
-        near(gradient.numpy(), file[f"grad{suffix}/abn/{name}"], limit, name)
-    near(layer._mean.numpy(), file[f"output{suffix}/abn/running_mean"], limit)
-    near(layer._variance.numpy(), file[f"output{suffix}/abn/running_var"], limit)
-
-
-# ----------------------------------------------------------------------------------------------------------- schedules
-
-
-def rates(count: int, *argv: str) -> np.ndarray:
-    scheduler = build_scheduler(parse_options(list(argv)))
-    values = []
-    for _ in range(count):
-        values.append(scheduler.get_lr())
-        scheduler.step()
-    return np.array(values)
-
-
-@pytest.mark.parametrize("folder", files_of("schedule"))
-def test_learning_rates(folder):
-    file = golden(folder, "schedule")
-    found = {}
-    for run in ("first", "second"):
-        lr0, warmup, start, steps, power, momentum, decay = file[f"meta/{run}"].tolist()
-        options = parse_options([])
-        assert (options.power, options.momentum, options.weight_decay) == (power, momentum, decay)
-        argv = f"--lr {lr0} --warmup_steps {int(warmup)} --warmup_start_lr {start} --max_iter {int(steps)}".split()
-        found[run] = rates(int(steps), *argv)
-    index = file["meta/lr_index"] if "meta/lr_index" in file.files else slice(None)
-    np.testing.assert_allclose(found["first"][index], file["schedule/lr"], rtol=1e-12)
-    np.testing.assert_allclose(10 * found["first"][::100], file["schedule/lr_heads_every_100"], rtol=1e-12)
-    np.testing.assert_allclose(found["second"][::10], file["schedule/lr_second_every_10"], rtol=1e-12)
-
-
-@pytest.mark.parametrize("folder", files_of("schedule"))
-def test_learning_rates_of_the_earlier_port(folder):
-    file = golden(folder, "schedule")
-    steps, warmup, lr0 = file["meta/repro"].tolist()
-    argv = f"--lr_scheduler Warmup_PolyDecay --lr {lr0} --warmup_steps {int(warmup)} --max_iter {int(steps)}".split()
-    found = rates(int(steps), *argv)
-    head, tail = file["schedule/repro_lr_head"], file["schedule/repro_lr_tail"]
-    np.testing.assert_allclose(found[: len(head)], head, rtol=1e-12)
-    np.testing.assert_allclose(found[::10], file["schedule/repro_lr_every_10"], rtol=1e-12)
-    np.testing.assert_allclose(found[-len(tail) :], tail, rtol=1e-12)
-
-
-@pytest.mark.parametrize("run", ["first", "second"])
-@pytest.mark.parametrize("folder", files_of("schedule"))
-def test_fuse_kernel_over_a_whole_training(folder, run):
-    """The optimiser itself, on the kernel alone: weight decay with momentum on a gradient of zeros."""
-    file, ending = golden(folder, "schedule"), "" if run == "first" else "_second"
-    lr0, warmup, start, steps, _, momentum, decay = file[f"meta/{run}"].tolist()
-    argv = f"--lr {lr0} --warmup_steps {int(warmup)} --warmup_start_lr {start} --max_iter {int(steps)}".split()
-    scheduler, detail = build_scheduler(parse_options(argv)), DetailAggregateLoss()
-    kernel = detail.fuse_kernel
-    optimizer = paddle.optimizer.Momentum(
-        scheduler, momentum, parameters=[{"params": [kernel], "weight_decay": decay, "learning_rate": 1.0}]
-    )
-    detail.zero("float32").backward()
-    values = []
-    for _ in range(int(steps)):
-        optimizer.step()
-        scheduler.step()
-        values.append(kernel.numpy().ravel())
-    values = np.array(values)
-    assert (kernel.grad.numpy() == 0).all()
-    every = file[f"schedule/fuse_kernel{ending}_every_500"]
-    np.testing.assert_allclose(values[::500], every, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(values[-1], file[f"schedule/fuse_kernel{ending}_last"], rtol=0, atol=1e-6)
-    # the iteration after which a set of boundary maps no longer reaches the threshold
-    for bits, iteration in file[f"schedule/fuse_off_at{ending}"].tolist():
-        chosen = values[:, [bool(bits >> place & 1) for place in range(3)]]
-        off = np.flatnonzero(~(chosen.sum(1, dtype=np.float32) > np.float32(0.1)))
-        assert (off[0] if len(off) else -1) == iteration or _close_call(chosen, iteration, off)
-
-
-def _close_call(chosen: np.ndarray, iteration: int, off: np.ndarray) -> bool:
-    """Rounding of the last digit may shift the crossing by a few of tens of thousands of iterations."""
-    return iteration >= 0 and len(off) > 0 and abs(int(off[0]) - iteration) <= 3
+    if f"{key}/running_var_sum" in file.files:
+        sums = [after[name].sum(dtype=np.float64) for name in file[f"meta/{key}/running_var_names"].tolist()]
+        rounding = 1e-6 if suffix else 1e-4 if twin else 1e-3
+        np.testing.assert_allclose(sums, file[f"{key}/running_var_sum"], rtol=rounding)
+    if run == "train" and not suffix:
+        return  # these moves are near float32's resolution (NOTES 9.5)
+    for name, value in under(file, f"{key}/param_move/").items():
+        move = np.linalg.norm(after[name].astype(np.float64) - before[name])
+        assert move == pytest.approx(float(value), rel=1e-5 if suffix else 2e-2, abs=1e-12 if twin else 1e-9), name
+    limits = (1e-5, 1e-8) if twin else (1e-4, 1e-6)
+    for name, value in under(file, f"{key}/param_sum/").items():
+        total, scale = after[name].sum(dtype=np.float64), np.abs(after[name]).sum(dtype=np.float64)
+        assert abs(total - value) <= limits[bool(suffix)] * scale, name
