@@ -31,11 +31,11 @@ from shared.deploying.benchmark import (
     TORCH,
     Bench,
     build_parser,
-    has_onnx,
     run_benchmark,
     show,
     verdict,
 )
+from shared.deploying.measure import has_onnx
 from shared.running.options import positive_int
 
 from constants import CLASSES, DOWN_RATIO, HEADING_BINS, INPUT_SIZE, MAX_OBJECTS, TERMS

@@ -3,47 +3,48 @@
     python benchmark.py --output benchmark.json
 
 Every side runs in a process of its own, so that no two OpenMP runtimes share one; they take turns, one call each, with
-a rest before it. Section infer: disparity of one picture at the paper's two sizes, by torch eager (the twin), Paddle
+a rest before it. Section infer: disparity of one image at the paper's two sizes, by torch eager (the twin), Paddle
 dygraph, Paddle Inference with oneDNN, and ONNX Runtime where it is installed. Section step: a training step from mono
 and stereo (networks, losses, gradients, Adam), with the most memory that a process of each side held meanwhile.
 Section velodyne: the depth map of a laser scan, from the files, against the twin's loop over its points.
 """
 
+from shared import InputError, run, set_up
+
+set_up()
+
 import argparse
-import importlib.util
-import json
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from shared import HelpFormatter, InputError, run
-from shared.deploying.measure import (
-    compare_speed,
-    environment,
-    measure_processes,
-    resident_bytes,
-    run_child,
-    serve,
-    speed_table,
+from shared.deploying.benchmark import (
+    DYGRAPH,
+    INFERENCE,
+    ONNX,
+    TORCH,
+    Bench,
+    build_parser,
+    run_benchmark,
+    show,
+    verdict,
 )
-from shared.running.options import positive_float, positive_int
-from shared.weights import atomic_write_text
+from shared.deploying.measure import has_onnx
+from shared.running.options import positive_int
 
+from datasets.transforms import SCALES, intrinsics
+from datasets.velodyne import depth_map, read_calibration, read_points
 from options import LAYERS, parse_options, sources
 
-TORCH, DYGRAPH, INFERENCE, ONNX = "torch eager", "Paddle dygraph", "Paddle Inference", "ONNX Runtime"
 LOOP, VECTORISED = "loop over points", "whole arrays"
-SECTIONS = ("infer", "step", "velodyne")
 SIZES = ((192, 640), (320, 1024))  # height, width
-REST = 0.4  # seconds before each call: Paddle's and ONNX Runtime's idle threads spin on, Paddle's for 0.2
 #: what this repository wants to reach
 WANTED_INFERENCE, WANTED_VELODYNE = 1.3, 10
 
-# ---------------------------------------------------------------- what a side does
+
+# ------------------------------------------------------------------------------------ what a side does
 
 
 def build_case(case: Sequence[str], options: argparse.Namespace) -> Callable[[], object]:
@@ -53,108 +54,74 @@ def build_case(case: Sequence[str], options: argparse.Namespace) -> Callable[[],
         return _velodyne_case(side, *details)
     if task == "infer":
         options.height, options.width = map(int, details)
-        return _torch_inference(options) if side == TORCH else _paddle_inference(side, options)
+        images = np.random.default_rng(0).random((1, 3, options.height, options.width), np.float32)
+        return _torch_inference(images, options) if side == TORCH else _paddle_inference(side, images, options)
     batch, options.height, options.width = map(int, details)
-    return (_torch_step if side == TORCH else _paddle_step)(batch, options)
+    return (_torch_step if side == TORCH else _paddle_step)(_batch(batch, options), options)
 
 
-def _picture(options: argparse.Namespace) -> np.ndarray:
-    return np.random.default_rng(0).random((1, 3, options.height, options.width), np.float32)
-
-
-def _torch_inference(options: argparse.Namespace) -> Callable:
+def _torch_inference(images: np.ndarray, options: argparse.Namespace) -> Callable:
     import torch
 
     from reference.network import build_reference
 
     torch.manual_seed(0)
-    model, images = build_reference(options).eval(), torch.from_numpy(_picture(options))
-
-    def forward():
-        with torch.no_grad():
-            return model.predict_disparity(images)["disp", 0].numpy()
-
-    return forward
+    model, inputs = build_reference(options).eval(), torch.from_numpy(images)
+    return torch.no_grad()(lambda: model.predict_disparity(inputs)["disp", 0].numpy())
 
 
-def _paddle_inference(side: str, options: argparse.Namespace) -> Callable:
+def _paddle_inference(side: str, images: np.ndarray, options: argparse.Namespace) -> Callable:
     import paddle
 
-    from shared.deploying.export import onnx_engine, translate_to_onnx
-
-    from export import export_inference, exported_predictor
-    from inference import dygraph_predictor
+    from deploy import build_predictor
     from models import build_model
 
     paddle.seed(0)
-    model, images = build_model(options), _picture(options)
-    model.eval()
-    if side == ONNX:
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / "model.onnx"
-            translate_to_onnx(export_inference(model, Path(folder)), target)
-            engine = onnx_engine(target)
-    else:
-        engine = dygraph_predictor(model) if side == DYGRAPH else exported_predictor(model, options)
-    return lambda: engine(images)
+    options.engine = {DYGRAPH: "dygraph", INFERENCE: "inference", ONNX: "onnx"}[side]
+    predictor = build_predictor(build_model(options), options)
+    return lambda: predictor(images)
 
 
 def _batch(batch: int, options: argparse.Namespace) -> dict:
     """A random batch with all that networks and losses read (NOTES 2.4 to 2.7), numpy float32."""
     rng, inputs = np.random.default_rng(0), {}
     for f in (0, *sources(options)):
-        for scale in range(4):
+        for scale in SCALES:
             size = options.height >> scale, options.width >> scale
             inputs["color", f, scale] = rng.random((batch, 3, *size), np.float32)
         inputs["color_aug", f, 0] = inputs["color", f, 0]
-    intrinsics = np.array([[0.58, 0, 0.5, 0], [0, 1.92, 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
-    for scale in range(4):
-        matrix = intrinsics * np.array([[options.width >> scale], [options.height >> scale], [1], [1]], np.float32)
-        inputs["K", scale] = np.tile(matrix, (batch, 1, 1))
-        inputs["inv_K", scale] = np.tile(np.linalg.inv(matrix), (batch, 1, 1))
+    for scale in SCALES:
+        for name, matrix in zip(("K", "inv_K"), intrinsics(options.height, options.width, scale), strict=True):
+            inputs[name, scale] = np.tile(matrix, (batch, 1, 1))
     inputs["stereo_T"] = np.tile(np.eye(4, dtype=np.float32), (batch, 1, 1))
     inputs["stereo_T"][:, 0, 3] = -0.1
     return inputs
 
 
-def _torch_step(batch: int, options: argparse.Namespace) -> Callable:
+def _torch_step(batch: dict, options: argparse.Namespace) -> Callable:
     import torch
 
     from reference.losses import build_criterion
     from reference.network import build_reference
-    from reference.training import build_optimizer
+    from reference.training import build_optimizer, train_step
 
     torch.manual_seed(0)
     model, criterion = build_reference(options), build_criterion(options)
     optimizer = build_optimizer(model, options)
-    inputs = {name: torch.from_numpy(value) for name, value in _batch(batch, options).items()}
-
-    def step():
-        optimizer.zero_grad()
-        criterion(model(inputs), inputs)["loss"].backward()
-        optimizer.step()
-
-    return step
+    inputs = {name: torch.from_numpy(value) for name, value in batch.items()}
+    return lambda: train_step(model, criterion, optimizer, inputs)
 
 
-def _paddle_step(batch: int, options: argparse.Namespace) -> Callable:
+def _paddle_step(batch: dict, options: argparse.Namespace) -> Callable:
     import paddle
 
-    from losses import build_criterion
+    from engine import build_training, train_step
     from models import build_model
-    from optimizers import build_optimizer
 
     paddle.seed(0)
-    model, criterion = build_model(options), build_criterion(options)
-    optimizer = build_optimizer(model, options, options.learning_rate)
-    inputs = {name: paddle.to_tensor(value) for name, value in _batch(batch, options).items()}
-
-    def step():
-        criterion(model(inputs), inputs)["loss"].backward()
-        optimizer.step()
-        optimizer.clear_grad()
-
-    return step
+    training = build_training(build_model(options), options)
+    inputs = {name: paddle.to_tensor(value) for name, value in batch.items()}
+    return lambda: train_step(training, inputs, options, step=0)
 
 
 def _velodyne_case(side: str, scan: str, calibration: str) -> Callable:
@@ -162,8 +129,6 @@ def _velodyne_case(side: str, scan: str, calibration: str) -> Callable:
         from reference.data import depth_map as looped
 
         return lambda: looped(calibration, scan, 2, vel_depth=False)
-    from datasets.velodyne import depth_map, read_calibration, read_points
-
     return lambda: depth_map(read_points(scan), read_calibration(calibration), 2)
 
 
@@ -184,128 +149,58 @@ def simulate_scan(folder: Path) -> tuple[Path, Path]:
     return folder / "scan.bin", folder
 
 
-# ---------------------------------------------------------------- sides that take turns
+# ------------------------------------------------------------------------------------ sections
 
 
-def hold(case: Sequence[str], options: argparse.Namespace) -> None:
-    """Run a case three times; prints the bytes that its process held once its library was imported."""
-    importlib.import_module("torch" if case[0] == TORCH else "paddle")
-    before = resident_bytes()
-    call = build_case(case, options)
-    for _ in range(3):
-        call()
-    print(json.dumps(before))
-
-
-def compare(argv: Sequence[str], sides: Sequence[str], task: Sequence, options: argparse.Namespace) -> list[dict]:
-    """Rows of `shared.deploying.measure.speed_table` for one task; the first side is the one compared with."""
-    case = [sys.executable, __file__, *argv, "--serve"]
-    commands = {side: [*case, side, *map(str, task)] for side in sides}
-    times = measure_processes(commands, repeats=options.repeats, warmup=2, seconds=options.seconds, rest=REST)
-    return compare_speed(times, sides[0], int(task[1]) if task[0] == "step" else 1)
-
-
-def verdict(rows: Sequence[dict], name: str, wanted: float) -> str:
-    """One line: how many times faster `name` is than the first row's side, and whether that is enough."""
-    speed = next(row["speed"] for row in rows if row["name"] == name)
-    answer = "met" if speed >= wanted else "not met"
-    return f"{name}: {speed:.2f} times {rows[0]['name']} (wanted {wanted}): {answer}"
-
-
-# ---------------------------------------------------------------- sections
-
-
-def infer(argv: Sequence[str], options: argparse.Namespace) -> dict:
-    """Print and return {title: rows}, as the other sections do."""
-    sides, report = [TORCH, DYGRAPH, INFERENCE], {}
-    if all(map(importlib.util.find_spec, ("paddle2onnx", "onnxruntime"))):
-        sides.append(ONNX)
+def infer(bench: Bench) -> dict:
+    """Disparity of one image at both sizes."""
+    sides, report = [TORCH, DYGRAPH, INFERENCE, *([ONNX] if has_onnx() else [])], {}
     for height, width in SIZES:
-        rows = compare(argv, sides, ("infer", height, width), options)
-        title = f"disparity of one picture, {width}x{height}"
-        print(f"\n{title}\n{speed_table(rows, TORCH)}\n{verdict(rows, INFERENCE, WANTED_INFERENCE)}", flush=True)
-        report[title] = rows
+        rows = bench.compare(sides, ("infer", height, width), 1)
+        note = verdict(rows, INFERENCE, WANTED_INFERENCE)
+        report |= show(f"disparity of one image, {width}x{height}", rows, note)
     return report
 
 
-def step(argv: Sequence[str], options: argparse.Namespace) -> dict:
+def step(bench: Bench) -> dict:
     """A training step, with the memory that it adds to the imported library's."""
-    batch, (height, width) = options.step_batch_size, options.step_size
-    task = ("step", batch, height, width)
-    rows = compare(argv, (TORCH, DYGRAPH), task, options)
-    for row in rows:
-        child = run_child([sys.executable, __file__, *argv, "--hold", row["name"], *map(str, task)])
-        row["peak_bytes"] = child.peak_bytes - child.result
+    batch, (height, width) = bench.options.step_batch_size, bench.options.step_size
+    rows = bench.compare((TORCH, DYGRAPH), ("step", batch, height, width), batch, memory=True)
     title = f"training step, mono and stereo, batch {batch}, {width}x{height}"
-    print(f"\n{title}; peak beyond the imported library\n{speed_table(rows, TORCH)}", flush=True)
-    return {title: rows}
+    return show(f"{title}; peak beyond the imported library", rows)
 
 
-def velodyne(argv: Sequence[str], options: argparse.Namespace) -> dict:
+def velodyne(bench: Bench) -> dict:
     """A scan's depth map for camera 2, with reading the files."""
+    given = bench.options.scan, bench.options.calib
     with tempfile.TemporaryDirectory() as folder:
-        scan, calibration = (options.scan, options.calib) if options.scan else simulate_scan(Path(folder))
+        scan, calibration = given if given[0] else simulate_scan(Path(folder))
         count = Path(scan).stat().st_size // 16
-        rows = compare(argv, (LOOP, VECTORISED), ("velodyne", scan, calibration), options)
-    title = f"depth map of a {'given' if options.scan else 'simulated'} scan, {count} points"
-    print(f"\n{title}\n{speed_table(rows, LOOP)}\n{verdict(rows, VECTORISED, WANTED_VELODYNE)}", flush=True)
-    return {title: rows}
+        rows = bench.compare((LOOP, VECTORISED), ("velodyne", scan, calibration), 1)
+    title = f"depth map of a {'given' if given[0] else 'simulated'} scan, {count} points"
+    return show(title, rows, verdict(rows, VECTORISED, WANTED_VELODYNE))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """This script's own few options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s [options]", allow_abbrev=False
-    )
-    add, cores = parser.add_argument, len(os.sched_getaffinity(0))
-    add("--section", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
+def main(argv: Sequence[str] | None = None) -> None:
+    sections = {"infer": infer, "step": step, "velodyne": velodyne}
+    parser = build_parser(__doc__, tuple(sections), seconds=30)
+    add = parser.add_argument
     add("--num_layers", type=int, choices=LAYERS, default=18, help="depth of the ResNets")
-    add("--repeats", type=positive_int, metavar="N", default=10, help="measured calls of each side")
-    add("--seconds", type=positive_float, metavar="S", default=30, help="most seconds for one comparison")
-    add("--threads", type=positive_int, metavar="N", default=cores, help="cores and threads of each side")
-    text = "picture of a training step: height, width; multiples of 32"
+    text = "image of a training step: height, width; multiples of 32"
     add("--step_size", type=positive_int, nargs=2, metavar=("H", "W"), default=[96, 320], help=text)
     add("--step_batch_size", type=positive_int, metavar="N", default=2, help="batch of a training step")
-    text = "a laser scan (.bin); default: a simulated one"
-    add("--scan", metavar="FILE", help=text)
+    add("--scan", metavar="FILE", help="a laser scan (.bin); default: a simulated one")
     add("--calib", metavar="DIR", help="folder of that scan's calib_*.txt")
-    add("--output", metavar="JSON", help="also write the figures to this file")
-    add("--serve", nargs="+", help=argparse.SUPPRESS)
-    add("--hold", nargs="+", help=argparse.SUPPRESS)
-    return parser
-
-
-def main(raw: Sequence[str] | None = None) -> None:
-    parser = build_parser()
-    options = parse_options(raw, parser)
+    options = parse_options(argv, parser)
     options.use_stereo = True
-    if options.serve:
-        return serve(build_case(options.serve, options))
-    if options.hold:
-        return hold(options.hold, options)
     if any(side % 32 for side in options.step_size):
         parser.error("argument --step_size: both must be multiples of 32")
     if bool(options.scan) != bool(options.calib):
         raise InputError("--scan and --calib belong together: a scan (.bin), and the folder of its day's calib_*.txt")
-    if options.scan:
-        from datasets.velodyne import read_calibration, read_points
-
-        read_points(options.scan), read_calibration(options.calib)  # a bad file is named before anything is measured
-
-    # inherited by the children; Paddle takes one thread where this variable is not set
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    argv = list(sys.argv[1:] if raw is None else raw)
-    report = {"environment": environment(), "num_layers": options.num_layers}
-    print(
-        f"ResNet-{options.num_layers}  " + "  ".join(f"{key} {value}" for key, value in report["environment"].items())
-    )
-    for section in SECTIONS:
-        if section in options.section:
-            report |= {"infer": infer, "step": step, "velodyne": velodyne}[section](argv, options)
-    if options.output:
-        atomic_write_text(options.output, json.dumps(report, indent=1) + "\n")
-    return None
+    if options.scan:  # a bad file is named before anything is measured
+        read_points(options.scan), read_calibration(options.calib)
+    about = {"network": f"ResNet-{options.num_layers}"}
+    run_benchmark(__file__, argv, options, build_case, sections, about)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ import pytest
 from shared import InputError
 from shared.weights import write_pdparams
 
+import deploy
 import evaluate
 import export
-import inference
+from datasets import EpochBatchSampler, build_dataset, build_loader
+from engine import in_test_mode, predict_split
 from metrics import evaluate_folders
-from mini import draw as mini
 from networks import network
 from options import parse_options
 
@@ -47,10 +48,10 @@ def exported(weights, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_whole_network_for_any_batch(model, exported, count):
-    inputs = inference.simulated_inputs(count, SIZE)
-    found = export.inference_engine(exported / "inference", outputs=export.OUTPUTS)(*inputs.values())
+    inputs = deploy.simulated_inputs(count, SIZE)
+    found = export.inference_engine(exported / "inference", outputs=deploy.OUTPUTS)(*inputs.values())
     expected = export.dygraph_outputs(model, inputs)
-    assert list(found) == list(export.OUTPUTS)
+    assert list(found) == list(deploy.OUTPUTS)
     assert {name: value.shape for name, value in found.items()} == {name: expected[name].shape for name in found}
     assert export.largest_difference(found, expected) <= export.LIMIT
     assert not model.training
@@ -83,13 +84,13 @@ def test_rows_are_compared_by_their_cells():
 def test_the_dense_part_in_onnx(model, tmp_path):
     # both come with `.[export]`; a clone without them has nothing to test here
     if not all(map(importlib.util.find_spec, ("paddle2onnx", "onnxruntime"))):
-        with pytest.raises(InputError, match="needs paddle2onnx"):
+        with pytest.raises(InputError, match="paddle2onnx is not installed"):
             export.translate_to_onnx(tmp_path / "dense", tmp_path / "model.onnx")
         return
-    prefix = export.export_dense(model, SIZE, tmp_path / "dense")
+    prefix = deploy.save_dense(model, SIZE, tmp_path / "dense")
     export.translate_to_onnx(prefix, tmp_path / "model.onnx")
-    inputs = inference.simulated_inputs(2, SIZE)
-    found = export.onnx_engine(tmp_path / "model.onnx", export.DENSE_OUTPUTS)(inputs["images"])
+    inputs = deploy.simulated_inputs(2, SIZE)
+    found = export.onnx_engine(tmp_path / "model.onnx", deploy.DENSE_OUTPUTS)(inputs["images"])
     assert export.largest_difference(found, export.dygraph_outputs(model, inputs)) <= export.LIMIT
 
 
@@ -102,19 +103,14 @@ def test_script_writes_what_agrees_and_nothing_else(weights, exported, tmp_path,
     assert "nothing was written" in capsys.readouterr().out and not (tmp_path / "none").exists()
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return mini.ensure_mini(tmp_path_factory.mktemp("data") / "mini", 0, {"train": 1, "val": 3, "test": 1})
-
-
 def result_numbers(folder: Path) -> dict[str, np.ndarray]:
     texts = {path.name: path.read_text().split() for path in sorted(folder.iterdir())}
     return {name: np.array([float(word) for word in text if not word.isalpha()]) for name, text in texts.items()}
 
 
-def test_both_engines_score_a_split(weights, root, tmp_path):
+def test_both_engines_score_a_split(weights, mini, tmp_path):
     """The same result files to a cent, whatever stood there before; the metrics are those of the files."""
-    words = ["--weights", weights, "--data_path", str(root), "--input_size", *map(str, SIZE), "--num_workers", "0"]
+    words = ["--weights", weights, "--data_path", str(mini), "--input_size", *map(str, SIZE), "--num_workers", "0"]
     found = {}
     for engine in ("dygraph", "inference"):
         folder = tmp_path / engine
@@ -123,7 +119,7 @@ def test_both_engines_score_a_split(weights, root, tmp_path):
         options = ["--threshold", "0.05", "--batch_size", "2", "--engine", engine, "--output_dir", str(folder)]
         evaluate.main([*words, *options, "--output", str(folder / "metrics.json")])
         found[engine] = result_numbers(folder / "data")
-        official = evaluate_folders(root / "training" / "label_2", folder)
+        official = evaluate_folders(mini / "training" / "label_2", folder)
         assert json.loads((folder / "metrics.json").read_text()) == official and official
     assert found["dygraph"].keys() == found["inference"].keys() and len(found["dygraph"]) == 3
     assert sum(map(len, found["dygraph"].values())) > 100
@@ -131,18 +127,18 @@ def test_both_engines_score_a_split(weights, root, tmp_path):
         assert np.abs(numbers - found["inference"][name]).max(initial=0) <= 0.011
 
 
-def test_the_split_test_is_predicted_only(weights, root, tmp_path, capsys):
-    words = ["--weights", weights, "--data_path", str(root), "--input_size", *map(str, SIZE), "--num_workers", "0"]
+def test_the_split_test_is_predicted_only(weights, mini, tmp_path, capsys):
+    words = ["--weights", weights, "--data_path", str(mini), "--input_size", *map(str, SIZE), "--num_workers", "0"]
     words += ["--eval_split", "test", "--output_dir", str(tmp_path)]
     evaluate.main(words)
     assert "nothing is scored" in capsys.readouterr().out
-    assert len(list((tmp_path / "data").iterdir())) == 1
+    assert len(list((tmp_path / "data").iterdir())) == 2
     with pytest.raises(InputError, match="no labels"):
         evaluate.main([*words, "--output", str(tmp_path / "metrics.json")])
 
 
-def test_a_network_that_finds_nothing_writes_empty_files(model, root, tmp_path):
-    options = parse_options(["--data_path", str(root), "--input_size", *map(str, SIZE), "--num_workers", "0"])
-    options.threshold = 1.0
-    assert inference.predict_split(inference.build_predictor(model, options, "dygraph"), options, tmp_path) == 0
+def test_a_network_that_finds_nothing_writes_empty_files(model, mini, tmp_path):
+    dataset = build_dataset(parse_options(["--data_path", str(mini), "--input_size", *map(str, SIZE)]), "val")
+    loader = build_loader(dataset, EpochBatchSampler(len(dataset), 2, shuffle=False), 0)
+    assert predict_split(in_test_mode(model), loader, 1.0, tmp_path) == 0
     assert [path.read_text() for path in tmp_path.iterdir()] == [""] * 3

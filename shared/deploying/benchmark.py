@@ -88,11 +88,6 @@ def verdict(rows: Sequence[Mapping], name: str, wanted: float) -> str:
     return f"{name}: {speed:.2f} times {rows[0]['name']} (wanted {wanted}): {answer}"
 
 
-def has_onnx() -> bool:
-    """Whether paddle2onnx and ONNX Runtime are installed."""
-    return all(map(importlib.util.find_spec, ("paddle2onnx", "onnxruntime")))
-
-
 def hold(case: Sequence[str], options: argparse.Namespace, build_case: BuildCase, inputs_count: bool) -> None:
     """Run a case three times; prints the bytes held before: with the case's inputs if they do not count."""
     importlib.import_module("torch" if case[0] == TORCH else "paddle")

@@ -18,9 +18,11 @@ import numpy as np
 import paddle
 
 from shared import InputError
+from shared.deploying.measure import has_onnx
 from shared.files import atomic_write, atomic_write_text
 
 FORMATS = ("inference", "onnx")
+NO_ONNX = "paddle2onnx is not installed; make setup installs it where it has a wheel (none for Python 3.13 yet)"
 #: arrays in; the only output out, or {output: array} where they are named
 Engine = Callable[..., Any]
 
@@ -57,7 +59,7 @@ def translate_to_onnx(prefix: Path, target: Path, opset: int = 13) -> None:
     try:
         import paddle2onnx
     except ImportError as error:
-        raise InputError("--format onnx needs paddle2onnx: pip install -e '.[export]' in the repository") from error
+        raise InputError(f"--format onnx: {NO_ONNX}") from error
     with quiet():
         paddle2onnx.export(f"{prefix}.json", f"{prefix}.pdiparams", str(target), opset_version=opset)
 
@@ -127,8 +129,9 @@ def _named(arrays: Sequence[np.ndarray], names: Sequence[str] | None) -> Any:
 
 
 def add_format_option(parser: argparse.ArgumentParser) -> None:
-    """--format inference onnx."""
-    parser.add_argument("--format", nargs="+", choices=FORMATS, default=list(FORMATS), help="what to write")
+    """--format inference onnx; by default those that can be written here."""
+    default = list(FORMATS) if has_onnx() else ["inference"]
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=default, help="what to write")
 
 
 def deliver(
@@ -151,6 +154,8 @@ def deliver(
         atomic_write(target / name, lambda file, source=folder / name: _copy(source, file))
     atomic_write_text(target / "network.json", json.dumps(network, indent=1) + "\n")
     print(f"wrote {', '.join([*names, 'network.json'])} to {target}")
+    if "onnx" not in formats and not has_onnx():
+        print(f"ONNX left out: {NO_ONNX}")
     return 0
 
 

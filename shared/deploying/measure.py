@@ -5,6 +5,7 @@ is taken from a process of its own for each side (`run_child`), since a process 
 """
 
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -197,6 +198,11 @@ def run_child(command: Sequence[str | Path]) -> Child:
         return Child(json.loads(finished.stdout.splitlines()[-1]), int(peak) * 1024)
     except (IndexError, json.JSONDecodeError) as error:
         raise RuntimeError(f"{' '.join(command)}: its last line is not JSON") from error
+
+
+def has_onnx() -> bool:
+    """Whether paddle2onnx and ONNX Runtime are installed."""
+    return all(map(importlib.util.find_spec, ("paddle2onnx", "onnxruntime")))
 
 
 def environment() -> dict[str, Any]:

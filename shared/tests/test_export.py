@@ -1,14 +1,26 @@
 """Graphs and their engines against the network they were made of, and what is written of them when."""
 
+import argparse
+import importlib.util
 import json
 import os
+import sys
 
 import numpy as np
 import paddle
 import pytest
 from paddle.static import InputSpec
 
-from shared.deploying.export import deliver, inference_engine, onnx_engine, quiet, save_graph, translate_to_onnx
+from shared import InputError
+from shared.deploying.export import (
+    add_format_option,
+    deliver,
+    inference_engine,
+    onnx_engine,
+    quiet,
+    save_graph,
+    translate_to_onnx,
+)
 
 
 class Twice(paddle.nn.Layer):
@@ -90,3 +102,21 @@ def test_quiet_lets_a_failure_speak(capfd):
         os.write(1, b"shown")
         raise RuntimeError
     assert capfd.readouterr().err == "shown"
+
+
+def test_without_paddle2onnx_the_default_leaves_onnx_out(tmp_path, monkeypatch, capsys):
+    def formats() -> list[str]:
+        parser = argparse.ArgumentParser()
+        add_format_option(parser)
+        return parser.parse_args([]).format
+
+    assert formats() == ["inference", "onnx"]
+    monkeypatch.setitem(sys.modules, "paddle2onnx", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert formats() == ["inference"]
+    for name in ("inference.json", "inference.pdiparams"):
+        (tmp_path / name).write_text("x")
+    assert deliver(tmp_path, tmp_path / "out", formats(), {"Paddle Inference": (0.0, 1e-4)}, {}) == 0
+    assert "ONNX left out: paddle2onnx is not installed" in capsys.readouterr().out.splitlines()[-1]
+    with pytest.raises(InputError, match="--format onnx: paddle2onnx is not installed"):
+        translate_to_onnx(tmp_path / "inference", tmp_path / "model.onnx")
