@@ -1,8 +1,14 @@
-"""Imports in this folder are local: put it on the path, as running one of its scripts does."""
+"""Imports in this folder are local: put it on the path and prepare Paddle, as its scripts do."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
+from shared import set_up
+
+set_up()
+pytest.register_assert_rewrite("shared.tests")  # its suites
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 

@@ -5,8 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-import evaluate
-import numpy as np
 import pytest
 import train
 from PIL import Image
@@ -16,6 +14,7 @@ from shared.tests.scripts import call_script
 from shared.tests.training_suite import FILES, Case, TrainingSuite, one_line
 from shared.weights import load_checkpoint
 
+import evaluate
 from mini.draw import ensure_mini
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -56,6 +55,8 @@ def case(tmp_path_factory) -> Case:
         two=["--batch_size", 4, "--sync_bn"],
         two_stops=(3, 7),
         files=(*FILES, "ema.pdparams"),
+        varies=("history", "best"),
+        free=("options", "history"),
     )  # fmt: skip
 
 

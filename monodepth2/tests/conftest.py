@@ -3,7 +3,10 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).resolve().parent
+pytest.register_assert_rewrite("shared.tests")  # its suites
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 

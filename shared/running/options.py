@@ -191,7 +191,10 @@ def _is_fit(action: argparse.Action, value: Any) -> bool:
         return False
     if action.type is None:
         return isinstance(value, str)
-    return not isinstance(value, list | dict) and action.type(str(value)) == value
+    if isinstance(value, list | dict):
+        return False
+    parsed = action.type(str(value))
+    return parsed == value and isinstance(parsed, bool) == isinstance(value, bool)  # 1 == True in Python
 
 
 def require_files(options: argparse.Namespace, names: Iterable[str], hint: str, needed: str | None = None) -> None:

@@ -9,8 +9,11 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+GRACE = 10.0  # seconds that what a script has forked may outlive it
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["paddle", "visualdl", "shared.weights"])
 
@@ -18,27 +21,68 @@ _CONTEXT.set_forkserver_preload(["paddle", "visualdl", "shared.weights"])
 def _run(script: str, argv: list[str], files: list[str]) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY), number)
+    sys.stdout.reconfigure(line_buffering=True)
     sys.argv = [script, *argv]
     sys.path.insert(0, str(Path(script).parent))
     runpy.run_path(script, run_name="__main__")
 
 
-def call_script(script: Path, *argv, timeout: float = 300) -> subprocess.CompletedProcess:
-    """`python script argv...`: its exit status, and what it wrote on stdout and stderr.
+class Script:
+    """`python script argv...` as it runs; `process` is a multiprocessing.Process."""
 
-    Raises subprocess.TimeoutExpired after `timeout` seconds.
-    """
-    words = [str(word) for word in argv]
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / "stdout", Path(folder) / "stderr"]
-        for file in files:
+    def __init__(self, script: Path, *argv):
+        self.words = [str(script), *map(str, argv)]
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = [Path(self._folder.name).resolve() / name for name in ("stdout", "stderr")]
+        for file in self._files:
             file.touch()
-        process = _CONTEXT.Process(target=_run, args=(str(script), words, [str(file) for file in files]))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired([str(script), *words], timeout)
-        out, err = (file.read_text() for file in files)
-    return subprocess.CompletedProcess([str(script), *words], process.exitcode, out, err)
+        files = [str(file) for file in self._files]
+        self.process = _CONTEXT.Process(target=_run, args=(self.words[0], self.words[1:], files))
+        self.process.start()
+
+    def lines(self) -> Iterator[str]:
+        """The lines on stdout as they come, until the script has ended."""
+        with self._files[0].open() as file:
+            text = ""
+            while True:
+                ended = self.process.exitcode is not None
+                text += file.read()
+                *whole, text = text.split("\n")
+                yield from whole
+                if ended:
+                    return
+                time.sleep(0.01)
+
+    def processes(self) -> list[int]:
+        """The processes that have its stdout: the script's own and those that it has forked."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/fd/1"):
+            try:
+                if file.readlink() == self._files[0]:
+                    found.append(int(file.parts[2]))
+            except OSError:  # it has ended meanwhile
+                continue
+        return found
+
+    def wait(self, timeout: float = 300) -> subprocess.CompletedProcess:
+        """Its exit status, and what it wrote; subprocess.TimeoutExpired after `timeout` seconds, which end it.
+
+        AssertionError where it leaves a process behind that does not end by itself within GRACE seconds.
+        """
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise subprocess.TimeoutExpired(self.words, timeout)
+        deadline = time.monotonic() + GRACE
+        while self.processes():
+            assert time.monotonic() < deadline, f"{self.words}: processes {self.processes()} are left"
+            time.sleep(0.05)
+        out, err = (file.read_text() for file in self._files)
+        self._folder.cleanup()
+        return subprocess.CompletedProcess(self.words, self.process.exitcode, out, err)
+
+
+def call_script(script: Path, *argv, timeout: float = 300) -> subprocess.CompletedProcess:
+    """`python script argv...` from beginning to end; see `Script.wait`."""
+    return Script(script, *argv).wait(timeout)

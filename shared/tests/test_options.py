@@ -74,7 +74,8 @@ def test_both_spellings_and_whose_default_wins():
 
 # ------------------------------------------------------------------------------------------------------------- weights
 
-NETWORK = {"classes": 10, "width": 0.5, "kind": "small", "head": False, "sizes": [3, 4], "name": "a", "rates": None}
+NETWORK = {"classes": 10, "width": 0.5, "kind": "small", "head": False, "sizes": [3, 4], "name": "a", "rates": None,
+           "norm": True}  # fmt: skip
 
 
 def network_parser() -> argparse.ArgumentParser:
@@ -84,6 +85,7 @@ def network_parser() -> argparse.ArgumentParser:
     parser.add_argument("--width", type=shared_options.positive_float, default=1.0)
     parser.add_argument("--kind", choices=("small", "large"), default="large")
     parser.add_argument("--head", action="store_true")
+    parser.add_argument("--norm", type=shared_options.boolean, default=False)
     parser.add_argument("--sizes", type=shared_options.positive_int, nargs=2, default=[1, 2])
     parser.add_argument("--name", default="b")
     parser.add_argument("--rates", type=float, nargs="+")
@@ -124,7 +126,7 @@ def test_states_that_remember_nothing(tmp_path, text):
     [{"classes": value} for value in (-1, 0, 2 * 10**9, 10**400, 1.5, True, "10", [10], None)]
     + [{"width": value} for value in (-1, 0, "0.5", float("inf"), True, None, {"a": 1})]
     + [{"kind": value} for value in ("other", 3, None, ["small"], {})]
-    + [{"head": value} for value in (1, "yes", None)]
+    + [{name: value} for name in ("head", "norm") for value in (1, 0, "yes", None, [])]
     + [{"sizes": value} for value in ([3], [3, 4, 5], [3, -4], [3, "4"], 3, [[3], 4], None)]
     + [{"name": value} for value in (3, ["a"], None)]
     + [{"rates": value} for value in (0.5, ["x"], [None])],

@@ -1,0 +1,398 @@
+"""What every paper's training promises: a folder's tests/test_training.py runs it on its own small training.
+
+Most of it runs in this process, through train.py's `main`; what signals end runs in processes of its own.
+"""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import paddle
+import pytest
+
+from shared import InputError
+from shared.tests.amp import enabled_scaler
+from shared.tests.scripts import Script, call_script
+from shared.tests.two_processes import launch
+from shared.weights import load_checkpoint, read_weights
+
+FILES = ("model.pdparams", "optimizer.pdopt")
+
+
+@dataclass
+class Case:
+    """A folder's small training: a few steps, of at least two epochs, in seconds."""
+
+    train: ModuleType  # the folder's train.py
+    data: Path
+    scratch: Path  # an empty folder
+    network: Sequence[str]  # options of train.py that say what network it is
+    recipe: Sequence[str]  # the other options
+    steps: int  # of the whole training
+    stops: Sequence[int]  # steps at which one is stopped: within an epoch and at the end of one
+    batches: int  # that the log has a line of
+    broken: Path  # a file of the data, which a truncated one takes the place of
+    diverging: Sequence[str]  # options with which the second step diverges
+    diverges: str  # what that line says
+    wrong: Sequence[str]  # values of options that the command line refuses, each as words
+    unfit: Mapping[str, Any]  # network options in a state file -> a value that no network has
+    other: tuple[str, Any]  # a network option and another value of it
+    scripts: Mapping[str, Sequence]  # scripts that have --device -> options that they need
+    two: Sequence[str] = ()  # options of a training of two processes
+    two_stops: tuple[int, int] = (1, 3)  # its steps: of the one that is stopped and resumed, and of all
+    rate: str = "--lr"
+    files: Sequence[str] = FILES  # of a checkpoint, beside state.json
+    logs: Sequence[str] = ()  # text files that a resumed training ends with the same
+    varies: Sequence[str] = ()  # what a state holds of where a training was stopped
+    free: Sequence[str] = ("options",)  # in what of a state file values of any kind may be
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.train.__file__).parent
+
+    def words(self, output_dir: Path, *argv) -> list[str]:
+        """The command line of a training; what stands in `argv` wins over the recipe."""
+        where = ["--data_path", self.data, "--output_dir", output_dir, "--num_workers", 0]
+        return [*map(str, where), *self.network, *self.recipe, *map(str, argv)]
+
+    def run(self, output_dir: Path, *argv) -> int:
+        """Train in this process; the exit status."""
+        return self.train.main(self.words(output_dir, *argv))
+
+    def built(self, output_dir: Path, *argv) -> Any:
+        """The Trainer that train.py makes."""
+        return self._instead_of_training(lambda options, make_trainer: make_trainer(options), output_dir, *argv)
+
+    def options(self, output_dir: Path, *argv) -> Any:
+        """The options that train.py finds."""
+        return self._instead_of_training(lambda options, make_trainer: options, output_dir, *argv)
+
+    def _instead_of_training(self, act, output_dir: Path, *argv) -> Any:
+        with mock.patch.object(self.train, "run_training", act):
+            return self.run(output_dir, *argv)
+
+    def refusal(self, output_dir: Path, *argv) -> str:
+        """The one line that train.py says before it ends with status 2 (`shared.run`)."""
+        with pytest.raises(InputError) as refused:
+            self.run(output_dir, *argv)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    def start(self, output_dir: Path, *argv) -> Script:
+        return Script(self.folder / "train.py", *self.words(output_dir, *argv))
+
+    @cached_property
+    def whole(self) -> Path:
+        """The output of a training that nothing disturbed."""
+        assert self.run(self.scratch / "whole") == 0
+        return self.scratch / "whole"
+
+    @cached_property
+    def two_processes(self) -> Path:
+        """The outputs of two processes, `whole` and `stopped`, after what tests/two_processes.py compares."""
+        folder = self.scratch / "two"
+        folder.mkdir()
+        words = [folder, *self.two_stops, *self.words(folder, *self.two)]
+        printed = launch(self.folder / "tests/two_processes.py", folder, *words)
+        assert printed.count(" equal, largest relative difference") >= 2, printed
+        return folder
+
+    def copy(self, folder: Path) -> Path:
+        """A copy of the last checkpoint of `whole`, to be damaged."""
+        return Path(shutil.copytree((self.whole / "latest").resolve(), folder))
+
+    def outcome(self, output_dir: Path) -> dict[str, Any]:
+        """Where a training has ended: the bytes of the files and the state of its last checkpoint."""
+        latest = output_dir / "latest"
+        left_out = ("seconds", "options", *self.varies)  # the clock's, and options that may change
+        state = {name: value for name, value in load_checkpoint(latest).state.items() if name not in left_out}
+        return state | {name: (latest / name).read_bytes() for name in self.files}
+
+
+def one_line(finished: Any, status: int = 2) -> str:
+    """The one line of a script that has ended so, warnings of imported packages aside."""
+    assert finished.returncode == status and "Traceback" not in finished.stderr, finished.stderr
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, finished.stderr
+    return lines[0]
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """No file may become larger than `size` bytes: writing then fails as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+WRONG = {dict: [], list: {}, str: 3, int: "x", float: "x", bool: "x", type(None): {}}
+
+
+def damaged(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Copies of a state, each with one value missing or of another kind: (where, copy). Of a list the first item."""
+    if path:
+        yield path, WRONG[type(value)]
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield (*path, key), {name: value[name] for name in value if name != key}
+            yield from ((where, value | {key: copy}) for where, copy in damaged(item, (*path, key)))
+    if isinstance(value, list) and value:
+        yield from ((where, [copy, *value[1:]]) for where, copy in damaged(value[0], (*path, 0)))
+
+
+class TrainingSuite:
+    """A module fixture `case` gives the folder's Case."""
+
+    # -------------------------------------------------------------------------------------------- a whole training
+
+    def test_a_training_leaves_checkpoints_logs_and_scalars(self, case):
+        whole, latest = case.whole, load_checkpoint(case.whole / "latest")
+        assert latest.state["step"] == case.steps and latest.state["world"] == 1 and latest.state["seconds"] > 0
+        assert set(latest.arrays) == set(case.files) and load_checkpoint(whole / "best").state["best"]
+        log = (whole / "train.log").read_text()
+        assert log.count("| batch ") == case.batches and log.count("time left:") == case.batches
+        assert "validation after" in log and not list(whole.rglob(".tmp*"))
+        assert list((whole / "visualdl").glob("vdlrecords*"))
+
+    # ------------------------------------------------------------------------------------------ stopping and going on
+
+    def test_killed_and_stopped_it_resumes_to_the_same_bits(self, case, tmp_path):
+        """SIGKILL at random moments, then SIGINT, then SIGTERM; with workers and without. None leaves a process."""
+        choose, resume, output_dir = random.Random(0), [], tmp_path / "o"
+        stops = [(signal.SIGKILL, -9)] * 4 + [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+        for turn, (number, status) in enumerate(stops):
+            training = case.start(output_dir, "--checkpoint_steps", 1, "--num_workers", 2 * (turn % 2), *resume)
+            lines, wanted = 0, choose.randint(1, 2) if turn < 3 else 1
+            for line in training.lines():
+                lines += "| batch " in line
+                if lines == wanted:
+                    while not (output_dir / "latest").exists():
+                        time.sleep(0.01)
+                    if number == signal.SIGKILL:  # in a step, a validation or the writing of a checkpoint
+                        time.sleep(choose.random() * 0.3)
+                    os.kill(training.process.pid, number)
+                    break
+            finished = training.wait()
+            assert finished.returncode in (0, status), finished.stderr  # 0: it was faster than the signal
+            resume = ["--resume", output_dir / "latest"]
+            if finished.returncode == 0 or load_checkpoint(output_dir / "latest").state["step"] == case.steps:
+                shutil.rmtree(output_dir)  # nothing is left to interrupt: from the beginning again
+                resume = []
+            elif number != signal.SIGKILL:
+                assert finished.stderr.strip().splitlines()[-1].endswith(f"--resume {output_dir / 'latest'}")
+        assert case.run(output_dir, *resume) == 0
+        assert case.outcome(output_dir) == case.outcome(case.whole)
+
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_stopped_by_max_steps_it_resumes_to_the_same_bits(self, case, tmp_path, number):
+        assert case.run(tmp_path, "--max_steps", case.stops[number]) == 0
+        assert load_checkpoint(tmp_path / "latest").state["step"] == case.stops[number]
+        assert case.run(tmp_path, "--resume", tmp_path / "latest") == 0
+        assert case.outcome(tmp_path) == case.outcome(case.whole)
+        for name in case.logs:
+            assert (tmp_path / name).read_text() == (case.whole / name).read_text()
+
+    def test_what_is_restored_is_what_was_saved(self, case, tmp_path):
+        """Saved again before the next step, a checkpoint is the same bytes, but for options that may change."""
+        latest = case.whole / "latest"
+        trainer = case.built(tmp_path, "--resume", latest)
+        trainer.state.save(tmp_path, "latest")
+        for name in case.files:
+            assert (tmp_path / "latest" / name).read_bytes() == (latest / name).read_bytes(), name
+        states = [json.loads((folder / "latest/state.json").read_text()) for folder in (tmp_path, case.whole)]
+        assert states[0] | {"options": {}} == states[1] | {"options": {}} and trainer.step == case.steps
+
+    def test_a_loss_scaler_is_resumed(self, case, tmp_path, monkeypatch):
+        """Enabled as on a GPU with --amp, and growing with every second step."""
+        settings = {"init_loss_scaling": 4.0, "incr_every_n_steps": 2}
+        monkeypatch.setattr("engine.build_scaler", lambda options: enabled_scaler(**settings))
+        as_on_a_gpu = partial(paddle.amp.auto_cast, enable=False, dtype="float16")
+        monkeypatch.setattr("engine.mixed_precision", lambda options: as_on_a_gpu())
+        first, last = case.stops[0], case.stops[0] + 1
+        assert case.run(tmp_path / "one", "--max_steps", last) == 0
+        assert case.run(tmp_path / "two", "--max_steps", first) == 0
+        resume = ["--max_steps", last, "--resume", tmp_path / "two/latest"]
+        assert case.run(tmp_path / "two", *resume) == 0
+        one, two = (case.outcome(tmp_path / name) for name in ("one", "two"))
+        assert one == two and one["scaler"]["scale"] == [4.0 * 2 ** (last // 2)]
+        file = (tmp_path / "two/latest").resolve() / "state.json"
+        state, trainer = json.loads(file.read_text()), case.built(tmp_path / "o", *resume)
+        for _, scaler in [*damaged(state["scaler"]), ((), None), ((), [1])]:
+            file.write_text(json.dumps(state | {"scaler": scaler}))
+            with pytest.raises(InputError, match="state.json: .*scaler"):
+                trainer.state.restore(file.parent, {})
+
+    def test_another_training_is_not_resumed(self, case, tmp_path):
+        output_dir, resume = tmp_path / "o", ["--resume", case.whole / "latest"]
+        rate = getattr(case.options(output_dir), case.rate.strip("-"))
+        line = case.refusal(output_dir, *resume, case.rate, 0.5)
+        assert f"{case.rate} {rate}, not 0.5" in line and str(case.whole / "latest") in line
+        assert "nothing: no such" in case.refusal(output_dir, "--resume", tmp_path / "nothing")
+        copy = case.copy(tmp_path / "copy")
+        state = json.loads((copy / "state.json").read_text())
+        for name, says in (("samples", "samples"), ("world", "processes")):
+            (copy / "state.json").write_text(json.dumps(state | {name: 2 * state[name]}))
+            line = case.refusal(output_dir, "--resume", copy)
+            assert f"{2 * state[name]} {says}, here are {state[name]}" in line
+        assert not output_dir.exists()
+
+    # ------------------------------------------------------------------------------------------ damaged checkpoints
+
+    def test_damaged_weights_and_moments_are_refused(self, case, tmp_path):
+        copy, output_dir = case.copy(tmp_path / "copy"), tmp_path / "o"
+        for name in case.files:
+            content = (copy / name).read_bytes()
+            for damage in (content[: len(content) // 2], b"words", b"", None):
+                (copy / name).unlink() if damage is None else (copy / name).write_bytes(damage)
+                line = case.refusal(output_dir, "--resume", copy)
+                assert name in line and ("an incomplete checkpoint" in line) == (damage is None)
+            (copy / name).write_bytes(content)
+        first, second = case.files[:2]
+        shutil.copy(copy / first, copy / second)  # tensors, but of other names
+        assert second in case.refusal(output_dir, "--resume", copy)
+        assert not output_dir.exists()
+
+    def test_a_damaged_state_is_refused(self, case, tmp_path):
+        """A value that is missing or of another kind, however deep; counters out of range; no JSON; nested deeply."""
+        copy, output_dir, accepted = case.copy(tmp_path / "copy"), tmp_path / "o", []
+        state = json.loads((copy / "state.json").read_text())
+        for text in ("{}", "[1]", "", '{"step": 1', "[" * 10**5, '{"step": ' * 10**5):
+            (copy / "state.json").write_text(text)
+            assert "state.json" in case.refusal(output_dir, "--resume", copy)
+        counters = [name for name, value in state.items() if type(value) is int]
+        out_of_range = [((name,), state | {name: value}) for name in counters for value in (-1, 10**9)]
+        for where, changed in [*out_of_range, *damaged(state)]:
+            if where[0] in ("scaler", *case.free) and (len(where) > 1 or where[0] == "scaler"):
+                continue
+            (copy / "state.json").write_text(json.dumps(changed))
+            try:
+                case.built(output_dir, "--resume", copy)
+            except InputError as error:
+                assert str(copy) in str(error) and "\n" not in str(error), where
+            else:
+                accepted.append(where)
+        assert not accepted and not output_dir.exists()
+
+    def test_network_options_in_a_state_are_checked(self, case, tmp_path):
+        """By every script that takes weights, as the command line checks them."""
+        copy = case.copy(tmp_path / "copy")
+        state = json.loads((copy / "state.json").read_text())
+        for name, value in case.unfit.items():
+            for wrong in (value, [], {}):
+                (copy / "state.json").write_text(json.dumps(state | {"options": state["options"] | {name: wrong}}))
+                for option in ("--resume", "--weights"):
+                    assert f"state.json: {name} is" in case.refusal(tmp_path / "o", option, copy)
+            del state["options"][name]
+            (copy / "state.json").write_text(json.dumps(state))
+            assert f"lacks the option {name}" in case.refusal(tmp_path / "o", "--weights", copy)
+            state = json.loads((case.whole / "latest/state.json").read_text())
+        assert not (tmp_path / "o").exists()
+
+    def test_whose_network_is_trained(self, case, tmp_path):
+        """That of --resume, or else of --weights; what the command line says wins."""
+        name, value = case.other
+        latest, given, copy = case.whole / "latest", list(case.network), case.copy(tmp_path / "copy")
+        state = json.loads((copy / "state.json").read_text())
+        (copy / "state.json").write_text(json.dumps(state | {"options": state["options"] | {name: value}}))
+        case.network = ()
+        try:
+            own = {key: getattr(case.options(tmp_path, "--weights", latest), key) for key in case.unfit}
+            assert own == {key: state["options"][key] for key in case.unfit}
+            model = case.built(tmp_path / "o", "--weights", latest).state.model.state_dict()
+            for words in (["--resume", latest, "--weights", copy], ["--weights", copy, "--resume", latest]):
+                assert getattr(case.options(tmp_path, *words), name) == state["options"][name]
+            assert getattr(case.options(tmp_path, "--weights", copy), name) == value
+        finally:
+            case.network = given
+        for key, array in read_weights(latest / "model.pdparams").tensors.items():
+            np.testing.assert_array_equal(model[key].numpy(), array)
+        fresh = case.built(tmp_path / "o").state.model.state_dict()
+        assert any(not np.array_equal(fresh[key].numpy(), value.numpy()) for key, value in model.items())
+
+    # ------------------------------------------------------------------------------------------------- what goes wrong
+
+    def test_a_training_that_diverges_keeps_what_it_had(self, case, tmp_path, capsys):
+        assert case.run(tmp_path, *case.diverging, "--checkpoint_steps", 1) == 3
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("error: ") and case.diverges in line and case.rate in line
+        latest = load_checkpoint(tmp_path / "latest")
+        assert 1 <= latest.state["step"] < case.steps
+        assert all(np.isfinite(value).all() for value in latest.arrays["model.pdparams"].tensors.values())
+
+    def test_a_full_disk_keeps_what_was_there(self, case, tmp_path):
+        output_dir = tmp_path / "o"
+        shutil.copytree(case.whole, output_dir, symlinks=True, ignore=shutil.ignore_patterns("visualdl"))
+        before = case.outcome(output_dir), (output_dir / "best").readlink()
+        with small_disk((output_dir / "latest/model.pdparams").stat().st_size // 2):
+            line = case.refusal(output_dir, "--max_steps", 1)
+        assert "not written" in line and str(output_dir / "checkpoints") in line
+        assert (case.outcome(output_dir), (output_dir / "best").readlink()) == before
+        assert not list(tmp_path.rglob(".tmp*"))
+
+    def test_an_output_folder_that_cannot_be_written(self, case, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        assert f"{tmp_path / 'file'}" in case.refusal(tmp_path / "file")
+
+    def test_missing_data_and_weights(self, case, tmp_path):
+        output_dir = tmp_path / "o"
+        line = one_line(
+            call_script(case.folder / "train.py", *case.words(output_dir, "--data_path", tmp_path / "absent"))
+        )
+        assert "absent" in line and "draw_mini.py" in line
+        with pytest.raises(InputError, match="--data_path is missing"):
+            case.train.main(["--output_dir", str(output_dir)])
+        assert "no such file or folder" in case.refusal(output_dir, "--weights", tmp_path / "absent")
+        (tmp_path / "words.pdparams").write_bytes(b"words")
+        assert "words.pdparams" in case.refusal(output_dir, "--weights", tmp_path / "words.pdparams")
+        assert not output_dir.exists()
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_broken_file_of_the_data_is_named(self, case, tmp_path, workers):
+        copy = shutil.copytree(case.data, tmp_path / "data")
+        broken = copy / case.broken.relative_to(case.data)
+        for content in (broken.read_bytes()[: broken.stat().st_size // 2], b"these are words\n" * 40, b""):
+            broken.write_bytes(content)
+            assert str(broken) in case.refusal(tmp_path / "o", "--data_path", copy, "--num_workers", workers)
+
+    def test_values_that_options_do_not_take(self, case, tmp_path):
+        for words in case.wrong:
+            with pytest.raises(SystemExit) as ended:
+                case.run(tmp_path / "o", *words.split())
+            assert ended.value.code == 2, words
+        assert not (tmp_path / "o").exists()
+
+    def test_a_gpu_that_is_not_there(self, case, tmp_path):
+        for script, words in case.scripts.items():
+            words = [case.whole / "latest" if word == "WEIGHTS" else word for word in words]
+            finished = call_script(case.folder / script, *words, "--device", "gpu")
+            assert "--device gpu: this Paddle is the CPU build" in one_line(finished), script
+        parsers = [file.name for file in case.folder.glob("*.py") if "use_device(" in file.read_text()]
+        assert set(parsers) <= set(case.scripts)
+
+    # --------------------------------------------------------------------------------------------------- further runs
+
+    def test_mixed_precision_keeps_float32_weights(self, case, tmp_path):
+        assert case.run(tmp_path, "--amp", "--max_steps", 1) == 0
+        for value in load_checkpoint(tmp_path / "latest").arrays["model.pdparams"].tensors.values():
+            assert value.dtype == np.float32 or value.ndim == 0
+
+    def test_two_processes_train_as_one(self, case):
+        """A step in float64 as that of one process; and a training that is stopped, to the same bits."""
+        whole, stopped = (case.outcome(case.two_processes / name) for name in ("whole", "stopped"))
+        assert whole == stopped and (whole["step"], whole["world"]) == (case.two_stops[1], 2)
