@@ -283,11 +283,9 @@ def _wait(children: Mapping[str, subprocess.Popen]) -> str | None:
     """Wait for all; as soon as one fails, return its name."""
     while True:
         codes = {side: child.poll() for side, child in children.items()}
-        for side, code in codes.items():
-            if code:
-                return side
-        if all(code == 0 for code in codes.values()):
-            return None
+        failed = next((side for side, code in codes.items() if code), None)
+        if failed or None not in codes.values():
+            return failed
         time.sleep(0.05)
 
 
