@@ -43,7 +43,7 @@ help:
 	@echo "  export-PAPER          Paddle Inference and ONNX"
 	@echo "  benchmark-PAPER       speed and memory beside torch"
 	@echo "  test-PAPER            its tests"
-	@echo "make setup              the environment in $(VENV); rebuilt only when pyproject.toml changes"
+	@echo "make setup              the environment in $(VENV); anew when pyproject.toml changes, or PADDLE or PYTHON is another"
 	@echo "make lint | clean       ruff alone | remove what was made (not $(VENV))"
 	@echo
 	@echo "Variables: DATA=folder  WEIGHTS=file or checkpoint folder  IMAGES=picture or folder  OUT=output folder"
