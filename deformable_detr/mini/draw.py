@@ -2,7 +2,7 @@
 
     python deformable_detr/draw_mini.py [--output_dir DIR]
 
-The result is, as COCO 2017 (fact sheet 3.1), `<root>/{train,val}2017/*.jpg` and
+The result is, as COCO 2017, `<root>/{train,val}2017/*.jpg` and
 `<root>/annotations/instances_{train,val}2017.json` with COCO's own category ids, and `<root>/mini.json`, how it was
 drawn and what it holds. Boxes, areas and outlines are those of the pixels that one sees of a thing, exactly. Some
 pictures hold a crowd (one annotation, iscrowd 1, run lengths), some nothing. What is drawn stands in things.py and

@@ -2,7 +2,7 @@
 
     python gupnet/draw_mini.py --output_dir DIR
 
-The result is, as in KITTI (fact sheet 3.1), `<root>/training/{image_2,label_2,calib}/NNNNNN.{png,txt,txt}`,
+The result is, as in KITTI, `<root>/training/{image_2,label_2,calib}/NNNNNN.{png,txt,txt}`,
 `<root>/testing/{image_2,calib}` and `<root>/ImageSets/{train,val,trainval,test}.txt`; and `<root>/mini.json`, how it
 was drawn and what it holds. What is drawn stands in street.py and solids.py, and how in render.py. Pictures and focal
 length are half of KITTI's, so that the limits of its difficulties, which are heights in pixels, lie half as far away.

@@ -16,7 +16,7 @@ OVERSAMPLING = 2  # rays a pixel, along each side
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera with the reference's fixed intrinsics for pictures of any size (fact sheet 3.3)."""
+    """A pinhole camera with the reference's fixed intrinsics, for pictures of any size (NOTES 2.6)."""
 
     width: int
     height: int
@@ -242,8 +242,3 @@ def picture(scene: Scene, pose: np.ndarray, camera: Camera) -> np.ndarray:
     _, colour = cast(scene, pose, camera.rays(OVERSAMPLING))
     colour = colour.reshape(camera.height, OVERSAMPLING, camera.width, OVERSAMPLING, 3).mean((1, 3))
     return np.clip(colour + 0.5, 0, 255).astype(np.uint8)
-
-
-def render(scene: Scene, pose: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """`picture`, and the depth of the pixels' middles, float32 [H, W] in metres, inf for the sky."""
-    return picture(scene, pose, camera), cast(scene, pose, camera.rays())[0]

@@ -1,4 +1,4 @@
-"""The mini data's two cameras and laser scanner, with their calibration files as KITTI raw has them (fact sheet 3.5).
+"""The mini data's two cameras and laser scanner, with their calibration files as KITTI raw has them.
 
 Also how far trivial predictions get on what they see.
 """
@@ -81,7 +81,7 @@ def scanned_depth(points: np.ndarray) -> np.ndarray:
 
 
 def median_scaled_error(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """abs_rel of one picture as on the Eigen split: its crop, depths up to 80 m, median scaling (fact sheet 7.1)."""
+    """abs_rel of one picture as on the Eigen split: its crop, depths up to 80 m, median scaling (NOTES 7.3)."""
     height, width = truth.shape
     rows = slice(int(0.40810811 * height), int(0.99189189 * height))
     columns = slice(int(0.03594771 * width), int(0.96405229 * width))
