@@ -12,8 +12,9 @@ from shared.running.sampling import EpochBatchSampler
 
 from .geometry import Calibration, read_calibration
 from .kitti import KITTI, Sample, find_root, network_input, read_split
-from .objects import TYPES, Objects, box_corners, parse_objects, read_objects
+from .objects import Objects, box_corners, parse_objects, read_objects
 from .targets import angle2class, build_targets, class2angle
+from metrics.results import TYPES
 
 __all__ = [
     "TYPES",

@@ -10,7 +10,8 @@ from PIL import Image
 from shared import InputError
 from shared.files import one_line
 
-from .objects import read_lines, wrap_once
+from .objects import wrap_once
+from metrics.results import read_lines
 
 
 @dataclass(frozen=True)

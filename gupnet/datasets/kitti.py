@@ -12,9 +12,10 @@ from shared.files import one_line
 from shared.pictures import read_picture
 
 from .geometry import affine_maps, read_calibration, warp
-from .objects import read_lines, read_objects
+from .objects import read_objects
 from .targets import build_targets
 from constants import DOWN_RATIO, MEAN, STD
+from metrics.results import read_lines
 
 _LEVELS = ((np.arange(256, dtype=np.float32) / 255)[:, None] - MEAN) / STD  # [256, 3]: normalised grey levels
 

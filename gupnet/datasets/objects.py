@@ -9,7 +9,8 @@ import numpy as np
 from shared import InputError
 from shared.files import one_line
 
-TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", "DontCare")
+from metrics.results import TYPES, parse_lines, read_lines
+
 EASY, MODERATE, HARD, UNKNOWN = 1, 2, 3, 4  # levels of difficulty; 0 is DontCare
 
 
@@ -82,31 +83,17 @@ def box_corners(sizes: np.ndarray, positions: np.ndarray, rotations: np.ndarray)
 def parse_objects(lines: Sequence[str], name: str | Path) -> Objects:
     """The objects of label lines (15 fields) or result lines (16); blank lines are skipped.
 
-    InputError, with `name` and the line's number, for another number of fields, a type that is not KITTI's, or a value
-    that is not a finite number.
+    InputError, with `name` and the line's number, as `parse_lines`, and for a type that is not KITTI's; for lines with
+    and without a score in one file too.
     """
-    types, rows, scores = [], [], []
-    for number, line in enumerate(lines, 1):
-        fields = line.split()
-        if not fields:
-            continue
-        where = f"{name}:{number}"
-        if len(fields) not in (15, 16):
-            raise InputError(f"{where}: {len(fields)} fields instead of 15, or 16 with a score; correct the line")
-        if fields[0] not in TYPES:
-            raise InputError(one_line(f"{where}: unknown type {fields[0][:40]!r}; KITTI's are {', '.join(TYPES)}"))
-        try:
-            row = [float(field) for field in fields[1:]]
-        except ValueError as error:
-            raise InputError(one_line(f"{where}: not a number ({error}); correct the line")) from error
-        if not np.abs(row).max() < np.finfo(np.float32).max:
-            raise InputError(f"{where}: holds a number that is not finite; correct the line")
-        types.append(fields[0])
-        rows.append(row[:14])
-        scores += row[14:]
-    if scores and len(scores) != len(rows):
+    types, table, scored = parse_lines(lines, name, largest=float(np.finfo(np.float32).max))
+    unknown = [kind for kind in types if kind not in TYPES]
+    if unknown:
+        number = next(n for n, line in enumerate(lines, 1) if line.split()[:1] == unknown[:1])
+        text = f"unknown type {unknown[0][:40]!r}; KITTI's are {', '.join(TYPES)}"
+        raise InputError(one_line(f"{name}:{number}: {text}"))
+    if scored.any() and not scored.all():
         raise InputError(f"{name}: some lines have a score and some have none; correct the file")
-    table = np.array(rows, np.float64).reshape(-1, 14)
     return Objects(
         tuple(types),
         *table[:, :3].T,
@@ -114,18 +101,8 @@ def parse_objects(lines: Sequence[str], name: str | Path) -> Objects:
         table[:, 7:10],
         table[:, 10:13].astype(np.float32),
         table[:, 13],
-        np.array(scores) if scores else None,
+        table[:, 14] if scored.any() else None,
     )
-
-
-def read_lines(path: str | Path, what: str) -> list[str]:
-    """The lines of a text file. InputError, calling it `what`, if it cannot be read or is not text."""
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: {what} cannot be read ({error.strerror}); fetch it again") from error
-    except ValueError as error:
-        raise InputError(f"{path}: {what} is not a text file; fetch it again") from error
 
 
 def read_objects(path: str | Path) -> Objects:

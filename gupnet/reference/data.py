@@ -1,8 +1,8 @@
 """The torch twin's data side: a second way from the files to the same sample, for the alignment stage "data".
 
-It shares no code with `datasets/`; it is written from NOTES 2 and 3, one object at a time, whole maps at once.
-Decoding and warping are Pillow's, the affine matrix OpenCV's, the mirrored calibration numpy's SVD on both sides; what
-both must share besides is the meaning of a draw (`draws`).
+It shares no code with `datasets/`; it is written from NOTES 2 and 3, one object at a time. On both sides Pillow decodes
+and warps, OpenCV solves for the affine matrix, and numpy's SVD refits the camera; both also share which generator a
+sample draws from (`draws`).
 """
 
 import argparse
@@ -21,7 +21,7 @@ MEAN_SIZES = {  # height, width, length in metres
     "Car": (1.52563191462, 1.62856739989, 3.88311640418),
     "Cyclist": (1.73698127, 0.59706367, 1.76282397),
 }
-PAINTED = ("Van", "Truck", "DontCare")  # into the heatmap of Car, where accepted at all
+PAINTED = ("Van", "Truck", "DontCare")  # into the heatmap of Car, where accepted
 SLOTS, STRIDE, BINS = 50, 4, 12
 LEVELS = ("DontCare", "Easy", "Moderate", "Hard", "UnKnown")
 
@@ -31,8 +31,8 @@ LEVELS = ("DontCare", "Easy", "Moderate", "Hard", "UnKnown")
 
 def root(options: argparse.Namespace) -> Path:
     """The folder with ImageSets/ and training/: the data path itself, or KITTI/ in it."""
-    given = Path(options.data_path)
-    return given if (given / "ImageSets").is_dir() else given / "KITTI"
+    path = Path(options.data_path)
+    return path if (path / "ImageSets").is_dir() else path / "KITTI"
 
 
 def frames(options: argparse.Namespace, split: str) -> list[int]:
@@ -41,7 +41,7 @@ def frames(options: argparse.Namespace, split: str) -> list[int]:
 
 @dataclass
 class Label:
-    """One line of a label file; box and position float32, the angle as the file has it."""
+    """A line of a label file; box and position float32, the rest Python's floats."""
 
     kind: str
     truncation: float
@@ -86,9 +86,9 @@ def projection(text: str) -> np.ndarray:
 
 
 def affine(centre: np.ndarray, width: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The similarity from a crop to a picture of `size` (W, H) and its inverse, [2, 3] float64 each.
+    """The similarity from a crop to an image of `size` (W, H) and its inverse, [2, 3] float64 each.
 
-    Three points each, in float32: the centre, half a width above it, and the corner left of that.
+    Solved from three points in float32: the centre, half a width above it, and the corner left of that.
     """
 
     def points(middle, extent: float) -> np.ndarray:
@@ -104,12 +104,12 @@ def affine(centre: np.ndarray, width: float, size: tuple[int, int]) -> tuple[np.
 
 
 def moved(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """A point, taken as float32, through a [2, 3] matrix -> [2] float64."""
+    """A point, cast to float32, through a [2, 3] matrix -> [2] float64."""
     return matrix @ np.array([*point, 1], np.float32).astype(np.float64)
 
 
 def mirrored(p2: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The camera that sees the mirror image, refitted to eight points (NOTES 3.6): [3, 4] float32."""
+    """The camera of the mirrored image, refitted to eight points (NOTES 3.6): [3, 4] float32."""
     focal, centre = p2[[0, 1], [0, 1]], p2[:2, 2]
     shift = p2[:2, 3] / -focal
     v, u = np.meshgrid(np.linspace(0, height, 2), np.linspace(0, width, 4), indexing="ij")
@@ -125,18 +125,17 @@ def mirrored(p2: np.ndarray, width: int, height: int) -> np.ndarray:
         equations[:, axis, 5] = -pixels[:, axis]
         equations[:, axis, 6] = -pixels[:, axis] * depths
     f, cu, cv, b0, b1, _, one = np.linalg.svd(equations.reshape(16, 7))[2][6]
-    b2 = p2[2, 3]
-    found = [[f / one, 0, cu / one, b0 / one], [0, f / one, cv / one, b1 / one], [0, 0, 0, b2]]
-    return np.array(found, np.float32)
+    rows = [[f / one, 0, cu / one, b0 / one], [0, f / one, cv / one, b1 / one], [0, 0, 0, p2[2, 3]]]
+    return np.array(rows, np.float32)
 
 
 def wrapped(angle: float) -> float:
-    """Once into +-pi."""
+    """Moved once by 2 pi where beyond +-pi."""
     return angle - 2 * math.pi if angle > math.pi else angle + 2 * math.pi if angle < -math.pi else angle
 
 
 def radius(width: float, height: float) -> int:
-    """Of the Gaussian of a box in cells: the least of CornerNet's three, each divided by 2."""
+    """The radius of a box's Gaussian, in cells: the least of CornerNet's three, each divided by 2."""
     total, area = width + height, width * height
     roots = (
         total + math.sqrt(total**2 - 4 * area * 0.3 / 1.7),
@@ -147,7 +146,7 @@ def radius(width: float, height: float) -> int:
 
 
 def gaussian(cell: np.ndarray, spread: int, height: int, width: int) -> np.ndarray:
-    """[height, width] float64: a Gaussian about a cell (column, row), zero beyond `spread` cells on either axis."""
+    """[height, width] float64: a Gaussian around a cell (column, row), zero beyond `spread` cells on either axis."""
     across, down = np.abs(np.arange(width) - cell[0]), np.abs(np.arange(height) - cell[1])
     sigma = (2 * spread + 1) / 6
     values = np.exp(-(across**2 + down[:, None] ** 2) / (2 * sigma**2))
@@ -156,18 +155,18 @@ def gaussian(cell: np.ndarray, spread: int, height: int, width: int) -> np.ndarr
 
 
 def heading_class(alpha: float) -> tuple[int, float]:
-    """Angle -> bin, and the residual to its centre."""
+    """Angle -> bin, and the residual to the bin's centre."""
     step = 2 * math.pi / BINS
     shifted = (alpha % (2 * math.pi) + step / 2) % (2 * math.pi)
-    found = int(shifted / step)
-    return found, shifted - (found + 0.5) * step
+    index = int(shifted / step)
+    return index, shifted - (index + 0.5) * step
 
 
 # ---------------------------------------------------------------- samples
 
 
 def draws(seed: int, epoch: int, index: int) -> np.random.RandomState:
-    """The randomness of one training sample, by the rule that stands in `datasets/kitti.py`."""
+    """The generator of a training sample, by the rule of `datasets/kitti.py`."""
     return np.random.RandomState([seed, epoch, index])
 
 
@@ -176,7 +175,7 @@ def sample(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict, dict]:
     """(image [3, H, W], P2 [3, 4], coord_range [2, 2], targets, info) as in NOTES 3, floats in float32.
 
-    `rng`, with numpy's `random` and `randn`, augments; None leaves the picture as it is.
+    `rng` gives the draws of the augmentation; None: no augmentation.
     """
     number = frames(options, split)[index]
     folder = root(options) / ("testing" if split == "test" else "training")
@@ -223,7 +222,7 @@ def _slots() -> dict[str, np.ndarray]:
 
 
 def encode(objects: list[Label], p2: np.ndarray, matrix: np.ndarray, shape: np.ndarray, options) -> dict:
-    """Targets (NOTES 3.8 to 3.14) of the labels of one picture, for a map of `shape` (columns, rows)."""
+    """Targets (NOTES 3.8 to 3.14) of the labels of an image, for a map of `shape` (columns, rows)."""
     columns, rows = (int(count) for count in shape)
     targets = _slots() | {"heatmap": np.zeros((len(NAMES), rows, columns), np.float32)}
     accepted = set(options.writelist)
@@ -246,14 +245,14 @@ def encode(objects: list[Label], p2: np.ndarray, matrix: np.ndarray, shape: np.n
         targets["offset_3d"][slot] = middle - cell
         targets["size_3d"][slot] = np.array(label.size, np.float32) - np.array(MEAN_SIZES[label.kind])
         across = (label.box[0] + label.box[2]) / np.float32(2)
-        alpha = wrapped(label.ry - float(np.arctan2(across - p2[0, 2], p2[0, 0])))  # the direction in float32
+        alpha = wrapped(label.ry - float(np.arctan2(across - p2[0, 2], p2[0, 0])))  # arctan2 in float32
         targets["heading_bin"][slot], targets["heading_res"][slot] = heading_class(alpha)
         targets["mask_2d"][slot] = label.truncation <= 0.5 and label.occlusion <= 2
     return targets
 
 
 def _seen(objects: list[Label], p2: np.ndarray, matrix: np.ndarray, accepted: set[str]) -> Iterator[tuple]:
-    """(slot, label, box in cells, its centre, the 3D centre in cells) of the objects that count; slots are lines."""
+    """(slot, label, box, its centre, 3D centre), in cells, of the objects that are not skipped."""
     for slot, label in enumerate(objects[:SLOTS]):
         if label.kind not in accepted or label.level == "UnKnown" or label.position[2] < 2:
             continue

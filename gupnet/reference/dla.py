@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
-FIRST_LEVEL = 2  # level2 has a quarter of the picture's size
+FIRST_LEVEL = 2  # level2 has a quarter of the input's size
 IMAGENET_CLASSES = 1000
 
 
 def fan_out(modules: Iterable[nn.Module]) -> None:
-    """Every convolution among them N(0, 2 / (k k out))."""
+    """Initialise every convolution among them with N(0, sqrt(2 / (k k out)))."""
     for module in modules:
         if isinstance(module, nn.Conv2d):
             height, width = module.kernel_size
@@ -26,7 +26,7 @@ def _conv_norm(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequen
 
 
 class Stem(nn.Sequential):
-    """Convolution, norm, ReLU."""
+    """Convolution, batch norm, ReLU."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1):
         super().__init__(*_conv_norm(c_in, c_out, kernel, stride), nn.ReLU())
@@ -59,9 +59,9 @@ class ConvNormReLU(nn.Module):
 class Tree(nn.Module):
     """(x, further inputs of the root) -> [N, c_out, h / stride, w / stride].
 
-    Depth 1: two blocks and a root over [second, first, *further]. Depth 2: two trees of depth 1, the first one's
-    result being a further input of the second. A level root's pooled input is one, too. The outer tree's own
-    projection is run for its statistics alone: nothing reads what it gives.
+    Depth 1: two blocks and a root over [second, first, *further]. Depth 2: two trees of depth 1; the first one's output
+    is a further input of the second, and so is a level root's pooled input. The outer tree's own projection is run for
+    its statistics only (NOTES 4.4).
     """
 
     def __init__(self, depth: int, c_in: int, c_out: int, stride: int, further: int = 0, level_root: bool = False):
@@ -103,7 +103,7 @@ class DLA34(nn.Module):
         self.level3 = Tree(2, WIDTHS[2], WIDTHS[3], 2, level_root=True)
         self.level4 = Tree(2, WIDTHS[3], WIDTHS[4], 2, level_root=True)
         self.level5 = Tree(1, WIDTHS[4], WIDTHS[5], 2, level_root=True)
-        self.fc = nn.Conv2d(WIDTHS[5], IMAGENET_CLASSES, 1)  # the ImageNet classifier: in the files, never run
+        self.fc = nn.Conv2d(WIDTHS[5], IMAGENET_CLASSES, 1)  # the ImageNet classifier: in the files, not used
         fan_out(module for name, module in self.named_modules() if name != "fc")
 
     def forward(self, images) -> list[torch.Tensor]:
@@ -115,33 +115,33 @@ class DLA34(nn.Module):
 
 
 class Doubling(nn.ConvTranspose2d):
-    """Twice the size by a learnt kernel a channel, which starts as the bilinear one."""
+    """Doubles the size with a trained kernel per channel, bilinear at first."""
 
     def __init__(self, width: int):
         super().__init__(width, width, 4, 2, 1, groups=width, bias=False)
         half = math.ceil(4 / 2)
         centre = (2 * half - 1 - half % 2) / (2 * half)
-        profile = torch.tensor([1 - abs(place / half - centre) for place in range(4)])
+        profile = torch.tensor([1 - abs(index / half - centre) for index in range(4)])
         self.weight.data.copy_(torch.outer(profile, profile).expand_as(self.weight))
 
 
-class Aggregation(nn.Module):
-    """Features of `widths`, each half as large as the one before -> the same list, from the second on `width` wide."""
+class IDAUp(nn.Module):
+    """Features of `widths`, each half as large as the one before -> a list, all of `width` and of the first's size."""
 
     def __init__(self, widths: Sequence[int], width: int):
         super().__init__()
-        for index, given in enumerate(widths[1:], 1):
-            setattr(self, f"proj_{index}", ConvNormReLU(given, width, 3))
+        for index, c_in in enumerate(widths[1:], 1):
+            setattr(self, f"proj_{index}", ConvNormReLU(c_in, width, 3))
             setattr(self, f"up_{index}", Doubling(width))
             setattr(self, f"node_{index}", ConvNormReLU(2 * width, width, 3))
         fan_out(self.modules())
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        found = [features[0]]
+        merged = [features[0]]
         for index, feature in enumerate(features[1:], 1):
             proj, up, node = (getattr(self, f"{part}_{index}") for part in ("proj", "up", "node"))
-            found.append(node(found[-1], up(proj(feature))))
-        return found
+            merged.append(node(merged[-1], up(proj(feature))))
+        return merged
 
 
 class DLAUp(nn.Module):
@@ -152,7 +152,7 @@ class DLAUp(nn.Module):
         widths = list(WIDTHS[FIRST_LEVEL:])
         for stage in range(len(widths) - 1):
             start = len(widths) - 2 - stage
-            self.add_module(f"ida_{stage}", Aggregation(widths[start:], widths[start]))
+            self.add_module(f"ida_{stage}", IDAUp(widths[start:], widths[start]))
             widths[start + 1 :] = [widths[start]] * (len(widths) - start - 1)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -168,7 +168,7 @@ def peaks(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, tor
 
     A cell is a maximum when none of its eight neighbours is higher; k of each class are taken before k of all.
     """
-    alive = torch.where(F.max_pool2d(scores, 3, 1, 1) == scores, scores, 0).flatten(2)
-    best, cells = alive.topk(k)
-    value, place = best.flatten(1).topk(k)
-    return value, cells.flatten(1).gather(1, place), place // k
+    maxima = torch.where(F.max_pool2d(scores, 3, 1, 1) == scores, scores, 0).flatten(2)
+    best, cells = maxima.topk(k)
+    value, position = best.flatten(1).topk(k)
+    return value, cells.flatten(1).gather(1, position), position // k

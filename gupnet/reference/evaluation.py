@@ -1,4 +1,4 @@
-"""Decoding and KITTI's evaluation in plain loops, from NOTES 7: the twin of the metric stage."""
+"""Decoding and KITTI's evaluation in plain loops, from NOTES 7: the twin's side of the metric stage."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,22 @@ def extract(outputs: Mapping[str, torch.Tensor], k: int = 50) -> torch.Tensor:
     """Outputs of the network in mode "test" -> [B, k, 36] (NOTES 7.1)."""
     score, cells, classes = peaks(probabilities(outputs["heatmap"]), k)
     batch, width = len(score), outputs["heatmap"].shape[3]
-    place = torch.stack([cells % width, cells // width], 2).to(score.dtype)
+    position = torch.stack([cells % width, cells // width], 2).to(score.dtype)
     rows = {name: outputs[name].reshape(batch, k, -1) for name in ("heading", "depth", "size_3d", "offset_3d")}
-    certain = (-(0.5 * rows["depth"][..., 1]).exp()).exp()
-    head = torch.stack([classes.to(score.dtype), score * certain], 2)
-    centres = place + at_cells(outputs["offset_2d"], cells)
+    certainty = (-(0.5 * rows["depth"][..., 1]).exp()).exp()
+    head = torch.stack([classes.to(score.dtype), score * certainty], 2)
+    centres = position + at_cells(outputs["offset_2d"], cells)
     sizes = at_cells(outputs["size_2d"], cells)
-    parts = [head, centres, sizes, rows["depth"][..., :1], rows["heading"], rows["size_3d"], place + rows["offset_3d"]]
+    centres_3d = position + rows["offset_3d"]
+    parts = [head, centres, sizes, rows["depth"][..., :1], rows["heading"], rows["size_3d"], centres_3d]
     return torch.cat(parts, 2)
 
 
 def decode(dets: np.ndarray, ratio: Sequence[float], p2: np.ndarray, threshold: float) -> list[list[float]]:
-    """[50, 36] of one picture -> rows of 14: class, alpha, box, h, w, l, x, y, z, ry, score."""
+    """[50, 36] of an image -> rows of 14: class, alpha, box, h, w, l, x, y, z, ry, score."""
     found = []
     fu, fv, cu, cv = (float(p2[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    tx, ty = (float(p2[axis, 3] / -p2[axis, axis]) for axis in (0, 1))  # in the camera's float32
+    tx, ty = (float(p2[axis, 3] / -p2[axis, axis]) for axis in (0, 1))  # divided in float32
     for row in dets:
         if row[1] < threshold:
             continue
@@ -103,7 +104,7 @@ def read_boxes(path: Path) -> list[Box]:
     return found
 
 
-def picture_overlap(a: Box, b: Box, of_first: bool = False) -> float:
+def image_overlap(a: Box, b: Box, of_first: bool = False) -> float:
     """Intersection over union, or over the first one's area."""
     width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
     if width <= 0 or height <= 0:
@@ -113,13 +114,13 @@ def picture_overlap(a: Box, b: Box, of_first: bool = False) -> float:
 
 
 def _area(polygon: Sequence[Point]) -> float:
-    """Signed by the direction of travel."""
+    """Signed by the orientation of the polygon."""
     pairs = zip(polygon, [*polygon[1:], *polygon[:1]], strict=True)
     return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairs) / 2
 
 
 def shared_ground(a: Box, b: Box) -> float:
-    """Area that both rectangles cover: a's, cut along each side of b in turn (Sutherland and Hodgman)."""
+    """Area of the intersection: a's rectangle, clipped by each side of b's in turn (Sutherland and Hodgman)."""
     clip = b.corners if _area(b.corners) > 0 else b.corners[::-1]
     left = a.corners
     for (x1, y1), (x2, y2) in zip(clip, [*clip[1:], clip[0]], strict=True):
@@ -128,8 +129,8 @@ def shared_ground(a: Box, b: Box) -> float:
         for here, (point, side) in enumerate(zip(left, sides, strict=True)):
             before, side_before = left[here - 1], sides[here - 1]
             if (side >= 0) != (side_before >= 0):
-                share = side_before / (side_before - side)
-                kept.append(tuple(p + share * (q - p) for p, q in zip(before, point, strict=True)))
+                part = side_before / (side_before - side)
+                kept.append(tuple(p + part * (q - p) for p, q in zip(before, point, strict=True)))
             if side >= 0:
                 kept.append(point)
         left = kept
@@ -144,14 +145,14 @@ def ground_overlap(a: Box, b: Box) -> float:
 
 
 def body_overlap(a: Box, b: Box) -> float:
-    """y is the bottom and points downwards."""
+    """3D intersection over union; y is the bottom and points down."""
     inner = shared_ground(a, b) * max(0.0, min(a.y, b.y) - max(a.y - a.h, b.y - b.h))
     return inner / (a.h * a.l * a.w + b.h * b.l * b.w - inner) if inner else 0.0
 
 
 # ---------------------------------------------------------------- counting
 
-OVERLAPS = {"2d": picture_overlap, "bev": ground_overlap, "3d": body_overlap}
+OVERLAPS = {"2d": image_overlap, "bev": ground_overlap, "3d": body_overlap}
 LEAST_HEIGHT, MOST_OCCLUSION, MOST_TRUNCATION = (40, 25, 25), (0, 1, 2), (0.15, 0.3, 0.5)
 LEAST_OVERLAP = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}
 NEIGHBOUR = {"Car": "van", "Pedestrian": "person_sitting"}
@@ -163,8 +164,8 @@ VALID, IGNORED, ABSENT = 0, 1, -1
 class Frame:
     labels: list[Box]
     results: list[Box]
-    overlaps: dict[str, list[list[float]]]  # metric -> of each label with each result
-    covered: list[list[float]]  # of each result's area by each DontCare region
+    overlaps: dict[str, list[list[float]]]  # {metric: [label][result]}
+    covered: list[list[float]]  # [DontCare region][result]: the covered part of the result's area
 
     @classmethod
     def of(cls, labels: list[Box], results: list[Box]) -> "Frame":
@@ -174,7 +175,7 @@ class Frame:
             name: [[overlap(result, label) for result in results] for label in objects]
             for name, overlap in OVERLAPS.items()
         }
-        covered = [[picture_overlap(result, region, of_first=True) for result in results] for region in regions]
+        covered = [[image_overlap(result, region, of_first=True) for result in results] for region in regions]
         return cls(objects, results, overlaps, covered)
 
 
@@ -195,7 +196,7 @@ def _result_state(result: Box, kind: str, level: int) -> int:
 
 
 def _pass_a(frame: Frame, states: tuple, overlaps: list, least: float) -> list[float]:
-    """Scores of the true positives when the best-scored match is taken."""
+    """Scores of the true positives, where labels take the match of the highest score (NOTES 7.8)."""
     label_states, result_states = states
     taken, found = set(), []
     for row, label_state in enumerate(label_states):
@@ -214,7 +215,7 @@ def _pass_a(frame: Frame, states: tuple, overlaps: list, least: float) -> list[f
 
 
 def _pass_b(frame: Frame, states: tuple, overlaps: list, least: float, threshold: float, metric: str) -> np.ndarray:
-    """True positives, false positives and similarity of headings at one score threshold."""
+    """True positives, false positives and similarity of headings at a score threshold (NOTES 7.10)."""
     label_states, result_states = states
     out = {column for column, result in enumerate(frame.results) if result.score < threshold}
     taken, true, similarity = set(), 0, 0.0
@@ -237,7 +238,7 @@ def _pass_b(frame: Frame, states: tuple, overlaps: list, least: float, threshold
 
 
 def _thresholds(scores: list[float], count: int) -> list[float]:
-    """The scores at which recall passes the 41 positions (step 4)."""
+    """The scores at which recall passes the 41 positions (NOTES 7.9)."""
     found, target = [], 0.0
     scores = sorted(scores, reverse=True)
     for number, score in enumerate(scores, 1):
@@ -264,14 +265,14 @@ def _curves(frames: Sequence[Frame], kind: str, level: int, metric: str) -> tupl
     pairs = list(zip(frames, states, strict=True))
     scores = [score for frame, state in pairs for score in _pass_a(frame, state, frame.overlaps[metric], least)]
     precision, similarity = np.zeros(POINTS), np.zeros(POINTS)
-    for place, threshold in enumerate(_thresholds(scores, count)):
-        whole = sum(_pass_b(frame, state, frame.overlaps[metric], least, threshold, metric) for frame, state in pairs)
-        precision[place], similarity[place] = whole[[0, 2]] / whole[:2].sum()
+    for index, threshold in enumerate(_thresholds(scores, count)):
+        total = sum(_pass_b(frame, state, frame.overlaps[metric], least, threshold, metric) for frame, state in pairs)
+        precision[index], similarity[index] = total[[0, 2]] / total[:2].sum()
     return tuple(np.maximum.accumulate(curve[::-1])[::-1] for curve in (precision, similarity))
 
 
 def evaluate(label_dir: Path, result_dir: Path) -> dict[tuple[str, str], np.ndarray]:
-    """{("Car", "3d"), ...: curves [3, 41]} of all figures that exist (NOTES 7.4); the frames are the results'."""
+    """{("Car", "3d"): curves [3, 41], ...} of all figures that exist (NOTES 7.4); frames are those with results."""
     paths = sorted(Path(result_dir).glob("[0-9]*.txt"))
     frames = [Frame.of(read_boxes(Path(label_dir) / path.name), read_boxes(path)) for path in paths]
     results = [result for frame in frames for result in frame.results]
@@ -292,14 +293,14 @@ def evaluate(label_dir: Path, result_dir: Path) -> dict[tuple[str, str], np.ndar
 
 
 def _mean(curves: np.ndarray) -> np.ndarray:
-    """[3, n] -> [3] in %, summed in float32 and given with six decimals as the official program does and prints."""
-    found = []
+    """[3, n] -> [3] in %, summed in float32 and rounded to six decimals (NOTES 7.11)."""
+    means = []
     for curve in curves:
         total = np.float32(0)
         for value in curve:
             total = np.float32(float(total) + value)
-        found.append(round(float(total / np.float32(len(curve)) * np.float32(100)), 6))
-    return np.array(found)
+        means.append(round(float(total / np.float32(len(curve)) * np.float32(100)), 6))
+    return np.array(means)
 
 
 def ap40(curves: np.ndarray) -> np.ndarray:

@@ -9,9 +9,7 @@ from torch.nn import functional as F
 
 from .network import at_cells, probabilities
 
-TERMS = (
-    "seg_loss", "offset2d_loss", "size2d_loss", "depth_loss", "offset3d_loss", "size3d_loss", "heading_loss",
-)  # fmt: skip
+TERMS = ("seg_loss", "offset2d_loss", "size2d_loss", "depth_loss", "offset3d_loss", "size3d_loss", "heading_loss")
 BINS = 12
 
 
@@ -25,7 +23,7 @@ def focal(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def laplace(value: torch.Tensor, target: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Laplacian negative log-likelihood (paper, equation 2), its constants as the official code has them -> scalar."""
+    """Laplacian negative log-likelihood (paper, equation 2) with the official code's constant -> scalar."""
     return (1.4142 * (-0.5 * log_variance).exp() * (value - target).abs() + 0.5 * log_variance).mean()
 
 
@@ -38,8 +36,8 @@ def heading_terms(heading: torch.Tensor, bins: torch.Tensor, residuals: torch.Te
 class ReferenceCriterion(nn.Module):
     """(outputs of the network, targets of NOTES 3.14, weights by term) -> {each of TERMS, "loss"}: scalars.
 
-    `loss` is the sum of weight times term; every weight is 1 where none are given. Without an object all terms but
-    `seg_loss` are NaN.
+    `loss` is the sum of weight times term, without weights the plain sum. Without an object all terms but `seg_loss`
+    are NaN.
     """
 
     def forward(self, outputs: Mapping, targets: Mapping, weights: Mapping[str, float] | None = None) -> dict:

@@ -1,7 +1,7 @@
 """GUPNet in torch, from the paper and NOTES 4, with the official tensor names.
 
-It stands in for the authors' code wherever that is not at hand; the tests hold it to golden figures of the official
-code. It is a second derivation from the same notes: a slip in the Paddle network cannot repeat here.
+It stands in for the authors' code where that is not at hand; tests compare it with golden figures of the official code.
+It is written independently of the Paddle network, so that the two do not share a mistake.
 """
 
 import argparse
@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from .dla import DLA34, FIRST_LEVEL, WIDTHS, DLAUp, peaks
-from .roi import SIZE, coordinate_maps, roi_align, to_picture
+from .roi import SIZE, coordinate_maps, roi_align, to_image
 from constants import MEAN_SIZES
 
 CLASSES = 3
 _HIDDEN = 256
 _LOWEST = 1e-4  # of a clamped probability
-_RESULTS = {"heading": 24, "depth": 2, "offset_3d": 2, "size_3d": 3, "h3d_log_variance": 1}  # widths of the rows
+_ROWS = {"heading": 24, "depth": 2, "offset_3d": 2, "size_3d": 3, "h3d_log_variance": 1}  # outputs and their widths
 
 
 def _dense_head(c_out: int) -> nn.Sequential:
@@ -47,8 +47,8 @@ def probabilities(heatmap: torch.Tensor) -> torch.Tensor:
 class ReferenceGUPNet(nn.Module):
     """(images [B, 3, H, W], coord_ranges [B, 2, 2], calibs [B, 3, 4], targets, K, mode) -> dict (NOTES 4.16).
 
-    In mode "train" the rows are those of the targets' `mask_2d`, else the K peaks of each picture. Heatmaps are
-    logits. Everything has the dtype of the images.
+    In mode "train" the rows are those of the targets' `mask_2d`, else the K peaks of each image. Heatmaps are logits.
+    All have the dtype of the images.
     """
 
     def __init__(self):
@@ -71,19 +71,19 @@ class ReferenceGUPNet(nn.Module):
             _, cells, classes = peaks(probabilities(found["heatmap"]), K)
             mask = torch.ones_like(cells, dtype=torch.bool)
         if not mask.any():
-            nothing = {name: images.new_zeros(1, width) for name, width in _RESULTS.items()}
-            return found | nothing | {"train_tag": torch.zeros(1, dtype=torch.bool)}
-        pictures = mask.nonzero()[:, 0]
+            zeros = {name: images.new_zeros(1, width) for name, width in _ROWS.items()}
+            return found | zeros | {"train_tag": torch.zeros(1, dtype=torch.bool)}
+        owners = mask.nonzero()[:, 0]
         centres = at_cells(found["offset_2d"], cells)[mask] + _positions(cells[mask], features.shape[3], images.dtype)
         half = at_cells(found["size_2d"], cells)[mask] / 2
         boxes = torch.cat([centres - half, centres + half], 1)
-        rows = self.rows(features, pictures, boxes, classes[mask], coord_ranges[pictures], calibs[pictures])
-        return found | rows | {"train_tag": torch.ones(len(pictures), dtype=torch.bool)}
+        rows = self.rows(features, owners, boxes, classes[mask], coord_ranges[owners], calibs[owners])
+        return found | rows | {"train_tag": torch.ones(len(owners), dtype=torch.bool)}
 
-    def rows(self, features, pictures, boxes, classes, ranges, calibs) -> dict[str, torch.Tensor]:
-        """Heads of M RoIs, all given by row; boxes [M, 4] in cells."""
-        numbered = torch.cat([pictures[:, None].to(boxes.dtype), boxes], 1)
-        pixels = to_picture(boxes, ranges, *features.shape[2:])
+    def rows(self, features, owners, boxes, classes, ranges, calibs) -> dict[str, torch.Tensor]:
+        """Outputs of M RoIs: `owners` [M], their images; boxes [M, 4] in cells; ranges and calibs of their images."""
+        numbered = torch.cat([owners[:, None].to(boxes.dtype), boxes], 1)
+        pixels = to_image(boxes, ranges, *features.shape[2:])
         planes = F.one_hot(classes, CLASSES).to(boxes.dtype)[:, :, None, None].expand(-1, -1, SIZE, SIZE)
         rois = torch.cat([roi_align(features, numbered), coordinate_maps(pixels, calibs), planes], 1)
 
@@ -112,5 +112,5 @@ def _positions(cells: torch.Tensor, width: int, dtype: torch.dtype) -> torch.Ten
 
 
 def build_reference(options: argparse.Namespace) -> ReferenceGUPNet:
-    """The network freshly initialised, in train mode; nothing of the options shapes it."""
+    """The network, freshly initialised, in train mode; no option changes it."""
     return ReferenceGUPNet()

@@ -1,8 +1,8 @@
 """An official checkout in the torch twin's place: `python align.py --reference DIR`.
 
-`load(DIR)` gives builders with the calls of `network`, `losses`, `training` and `data`; what they return runs the
-classes of SuperMHP/GUPNet, written for torch 1.1 on a GPU. Put in here: torchvision's RoIAlign, which is the twin's;
-a CPU for its GPU; no ImageNet weights from the net; numbers of the network's dtype where the code makes float32.
+`load(DIR)` gives builders that are called like those of `network`, `losses`, `training` and `data` and run the classes
+of SuperMHP/GUPNet, written for torch 1.1 on a GPU. Replaced are: torchvision's RoIAlign, by the twin's; the GPU, by the
+CPU; the download of ImageNet weights, by nothing; float32, by the network's dtype.
 """
 
 import argparse
@@ -36,13 +36,13 @@ _MODULES = (
 
 
 def _roi_align(features: torch.Tensor, boxes: torch.Tensor, size: list[int]) -> torch.Tensor:
-    """torchvision's call, in torchvision's defaults."""
+    """Called as torchvision's, with its defaults."""
     assert list(size) == [7, 7]
     return roi_align(features, boxes)
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """Modules that the checkout imports and that cannot be had, or of which nothing is called."""
+    """Modules that the checkout imports and that are not installed or not called."""
     return stand_ins(
         {
             "torchvision": {},
@@ -57,7 +57,7 @@ def _stand_ins() -> dict[str, ModuleType]:
 
 @contextmanager
 def _on_the_cpu(dtype: torch.dtype) -> Iterator[None]:
-    """The official code asks for a GPU, and makes numbers without saying of which dtype."""
+    """The official code asks for a GPU, and makes tensors without a dtype."""
     kept, cuda = torch.get_default_dtype(), torch.Tensor.cuda
     torch.set_default_dtype(dtype)
     torch.Tensor.cuda = lambda tensor: tensor
@@ -90,14 +90,14 @@ def _source(directory: Path) -> SimpleNamespace:
 
 
 def _network(source: SimpleNamespace, options: argparse.Namespace) -> nn.Module:
-    """The official network, called like the twin; it holds `train_tag` and its constants in the images' dtype."""
+    """The official network, called like the twin."""
     sizes = np.array([data.MEAN_SIZES[name] for name in data.NAMES])
     model = source.network(backbone="dla34", neck="DLAUp", mean_size=sizes)
     forward = model.forward
 
     def on_the_cpu(images, coord_ranges, calibs, targets=None, K=50, mode="train"):
         if targets is not None:
-            targets = targets | {"mask_2d": targets["mask_2d"].bool()}  # torch of today has no masks of uint8
+            targets = targets | {"mask_2d": targets["mask_2d"].bool()}  # torch no longer has uint8 masks
         with _on_the_cpu(images.dtype):
             return forward(images, coord_ranges, calibs, targets, K, mode)
 
@@ -113,7 +113,7 @@ class OfficialCriterion:
 
     def __call__(self, outputs: Mapping, targets: Mapping, weights: Mapping[str, float] | None = None) -> dict:
         dtype = outputs["heatmap"].dtype
-        given = {**outputs, "heatmap": outputs["heatmap"].clone()}  # they write their sigmoid over it
+        given = {**outputs, "heatmap": outputs["heatmap"].clone()}  # it is overwritten with its sigmoid
         targets = {name: value.to(dtype) if value.is_floating_point() else value for name, value in targets.items()}
         targets["mask_2d"] = targets["mask_2d"].bool()
         with _on_the_cpu(dtype):
@@ -125,11 +125,11 @@ class OfficialCriterion:
 
 
 class OfficialTaskLearning:
-    """The official weights of the terms, called like `training.HierarchicalTaskLearning`; its horizon is fixed."""
+    """The official weights of the terms, called like `training.HierarchicalTaskLearning`; max_epoch is fixed."""
 
     def __init__(self, source: SimpleNamespace, max_epoch: int = 140, dtype: torch.dtype = torch.float32):
         if max_epoch != 140:
-            raise InputError(f"--max_epoch {max_epoch}: the official code always has 140; leave out --reference")
+            raise InputError(f"--max_epoch {max_epoch}: the official code always has 140; drop --reference")
         self.inner, self.dtype = source.learning(dict.fromkeys(TERMS)), dtype
 
     def compute_weight(self, losses: Mapping[str, float], epoch: int) -> dict[str, float]:
@@ -152,7 +152,7 @@ def _groups(source: SimpleNamespace, model: nn.Module, options: argparse.Namespa
 def _rates(source: SimpleNamespace, options: argparse.Namespace) -> list[float]:
     """The rate of every epoch, as the official trainer steps its two schedulers."""
     if options.decay_start != "warmup_end":
-        return training.rates(options)  # which the official code does not have
+        return training.rates(options)  # the official code has no such option
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=options.lr)
     settings = {name: getattr(options, name) for name in ("warmup", "decay_rate", "decay_list")}
     drops, warmup = source.schedulers(settings, optimizer, last_epoch=-1)
@@ -165,7 +165,7 @@ def _rates(source: SimpleNamespace, options: argparse.Namespace) -> list[float]:
 
 
 def _sample(source: SimpleNamespace, options: argparse.Namespace, split: str, index: int, rng=None) -> tuple:
-    """A sample of the official data set, called like `data.sample`; `rng` lends its state to numpy's own."""
+    """A sample of the official data set, called like `data.sample`; numpy's global generator has the state of `rng`."""
     names = ("use_3d_center", "class_merging", "use_dontcare", "random_flip", "random_crop", "scale", "shift")
     settings = {name: getattr(options, name) for name in names} | {"writelist": list(options.writelist)}
     with tempfile.TemporaryDirectory() as folder:
@@ -183,11 +183,7 @@ def _sample(source: SimpleNamespace, options: argparse.Namespace, split: str, in
 
 
 def load(directory: str | Path) -> SimpleNamespace:
-    """The builders of a checkout of SuperMHP/GUPNet; InputError where `directory` is none.
-
-    They take what the twin's take: build_reference, build_criterion, build_optimizer, parameter_groups, rates,
-    HierarchicalTaskLearning, sample.
-    """
+    """The builders of a checkout of SuperMHP/GUPNet, with the twin's arguments; InputError if it is not one."""
     source = _source(Path(directory).resolve())
     return SimpleNamespace(
         build_reference=partial(_network, source),

@@ -6,10 +6,10 @@ SIZE = 7
 
 
 def _axis(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
-    """Ends of M boxes along one axis -> [M, SIZE, cells]: with what share each cell enters each bin's average.
+    """Ends of M boxes along one axis -> [M, SIZE, cells]: the weight of each cell in each bin's average.
 
-    Each bin has ceil(bin size) samples; one beyond [-1, cells] is zero, one before 0 counts as at 0, and likewise at
-    the other end.
+    A bin has ceil(bin size) samples; samples beyond [-1, cells] are zero, those before 0 are clamped to 0, and likewise
+    at the other end.
     """
     extent = (high - low).clamp(min=1)
     samples = (extent / SIZE).ceil()
@@ -18,37 +18,36 @@ def _axis(low: torch.Tensor, high: torch.Tensor, cells: int) -> torch.Tensor:
     inside_bin = (number + 0.5) * (extent / SIZE / samples)[:, None]  # [M, most]
     starts = low[:, None] + torch.arange(SIZE, dtype=low.dtype) * (extent / SIZE)[:, None]
     at = starts[:, :, None] + inside_bin[:, None]
-    counts = (number < samples[:, None])[:, None] & (at >= -1) & (at <= cells)
+    within = (number < samples[:, None])[:, None] & (at >= -1) & (at <= cells)
     at = at.clamp(0, cells - 1)
     below = at.floor().clamp(max=max(cells - 2, 0))
-    share = at - below
-    weight = counts / samples[:, None, None]
-    found = low.new_zeros(len(low), SIZE, max(cells, 2))
-    found.scatter_add_(2, below.long(), (1 - share) * weight)
-    found.scatter_add_(2, below.long() + 1, share * weight)
-    return found[..., :cells]
+    part = at - below
+    weight = within / samples[:, None, None]
+    weights = low.new_zeros(len(low), SIZE, max(cells, 2))
+    weights.scatter_add_(2, below.long(), (1 - part) * weight)
+    weights.scatter_add_(2, below.long() + 1, part * weight)
+    return weights[..., :cells]
 
 
 def roi_align(features: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """features [B, C, h, w], boxes [M, 5] (picture, x1, y1, x2, y2 in cells) -> [M, C, SIZE, SIZE].
+    """features [B, C, h, w], boxes [M, 5] (image, x1, y1, x2, y2 in cells), in any order -> [M, C, SIZE, SIZE].
 
-    The mean of bilinear samples is a product of two means, one an axis. Boxes are sorted by picture or not; no
-    gradient goes to them.
+    The mean of bilinear samples is a product of two means, one per axis. Boxes get no gradient.
     """
     boxes = boxes.detach()
     x1, y1, x2, y2 = boxes[:, 1:].unbind(1)
     across, down = _axis(x1, x2, features.shape[3]), _axis(y1, y2, features.shape[2])
-    found = features.new_zeros(len(boxes), features.shape[1], SIZE, SIZE)
-    for picture, feature in enumerate(features):
-        (rows,) = torch.where(boxes[:, 0] == picture)
+    pooled = features.new_zeros(len(boxes), features.shape[1], SIZE, SIZE)
+    for image, feature in enumerate(features):
+        (rows,) = torch.where(boxes[:, 0] == image)
         if len(rows):
             columns = torch.einsum("chw,mqw->mchq", feature, across[rows])
-            found = found.index_put((rows,), torch.einsum("mchq,mph->mcpq", columns, down[rows]))
-    return found
+            pooled = pooled.index_put((rows,), torch.einsum("mchq,mph->mcpq", columns, down[rows]))
+    return pooled
 
 
-def to_picture(boxes: torch.Tensor, ranges: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Boxes [M, 4] in cells of a height x width map -> pixels of the original picture, over ranges [M, 2, 2]."""
+def to_image(boxes: torch.Tensor, ranges: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Boxes [M, 4] in cells of a height x width map -> pixels of the original image, over ranges [M, 2, 2]."""
     start, end = ranges[:, 0].repeat(1, 2), ranges[:, 1].repeat(1, 2)
     return boxes / boxes.new_tensor([width, height, width, height]) * (end - start) + start
 

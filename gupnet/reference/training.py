@@ -1,4 +1,4 @@
-"""torch's own optimisers, the reference's schedule and hierarchical task learning, from NOTES 5.8 to 6.3."""
+"""torch's optimisers, the schedule and hierarchical task learning, from NOTES 5.8 to 6.3."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ from torch import nn
 from .losses import TERMS
 
 _SIZES = ("size2d_loss", "offset2d_loss")
-PRE_TASKS = {
+LOSS_GRAPH = {
     "offset3d_loss": _SIZES,
     "size3d_loss": _SIZES,
     "heading_loss": _SIZES,
@@ -21,7 +21,7 @@ WARMUP_EPOCHS, WARMUP_START = 5, 1e-5
 
 
 def parameter_groups(model: nn.Module, options: argparse.Namespace) -> list[dict]:
-    """Biases without decay, then everything else with it: {"params", "names", "weight_decay"} each."""
+    """[biases, without decay; all others, with decay]: {"params", "names", "weight_decay"} each."""
     groups = []
     for biases in (True, False):
         own = [(name, p) for name, p in model.named_parameters() if ("bias" in name) is biases]
@@ -39,7 +39,7 @@ def build_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.opti
 
 
 def learning_rate(epoch: int, options: argparse.Namespace) -> float:
-    """The rate of `epoch` (0-based): cosine warm-up, then drops counted from its end or from the first epoch."""
+    """The learning rate of `epoch`, from 0: cosine warm-up, then drops counted from its end or from the first epoch."""
     if options.warmup and epoch < WARMUP_EPOCHS:
         risen = (1 - math.cos(math.pi * epoch / WARMUP_EPOCHS)) / 2
         return WARMUP_START + (options.lr - WARMUP_START) * risen
@@ -55,7 +55,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, epoch: int, options: arg
 
 
 def rates(options: argparse.Namespace) -> list[float]:
-    """Of every epoch."""
+    """The learning rate of every epoch."""
     return [learning_rate(epoch, options) for epoch in range(options.max_epoch)]
 
 
@@ -68,20 +68,20 @@ class HierarchicalTaskLearning:
 
     def __init__(self, max_epoch: int = 140, dtype: torch.dtype = torch.float32):
         self.max_epoch, self.dtype = max_epoch, dtype
-        self.past: list[torch.Tensor] = []
-        self.first_trend: torch.Tensor | None = None
+        self.past_losses: list[torch.Tensor] = []
+        self.init_diff: torch.Tensor | None = None
 
     def compute_weight(self, losses: Mapping[str, float], epoch: int) -> dict[str, float]:
-        weights = {term: 0.0 if term in PRE_TASKS else 1.0 for term in TERMS}
-        if len(self.past) == WINDOW:
-            window = torch.stack(self.past)
-            trend = (window[:-2] - window[2:]).mean(0)
-            if self.first_trend is None:
-                self.first_trend = trend
-            settled = dict(zip(TERMS, 1 - (trend / self.first_trend).relu(), strict=True))
+        weights = {term: 0.0 if term in LOSS_GRAPH else 1.0 for term in TERMS}
+        if len(self.past_losses) == WINDOW:
+            window = torch.stack(self.past_losses)
+            diff = (window[:-2] - window[2:]).mean(0)
+            if self.init_diff is None:
+                self.init_diff = diff
+            control = dict(zip(TERMS, 1 - (diff / self.init_diff).relu(), strict=True))
             progress = min((epoch - WINDOW) / (self.max_epoch - WINDOW), 1.0)
-            for term, before in PRE_TASKS.items():
-                weights[term] = float(progress ** (1 - math.prod(settled[task] for task in before)))
-            self.past.pop(0)
-        self.past.append(torch.tensor([float(losses[term]) for term in TERMS], dtype=self.dtype))
+            for term, pre_tasks in LOSS_GRAPH.items():
+                weights[term] = float(progress ** (1 - math.prod(control[task] for task in pre_tasks)))
+            self.past_losses.pop(0)
+        self.past_losses.append(torch.tensor([float(losses[term]) for term in TERMS], dtype=self.dtype))
         return weights

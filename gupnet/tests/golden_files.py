@@ -5,10 +5,12 @@ pictures are only at hand beside a full set: in $DATA, by default $GOLDEN/../dat
 """
 
 import os
+import shutil
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from shared.align.formula import formula_input, formula_state, read_shapes
 
@@ -55,6 +57,25 @@ def image_of(part: str, name: str | None = None) -> np.ndarray:
     figures = golden(part)
     name = name or str(figures["meta/input_name"])
     return formula_input(name, tuple(int(size) for size in figures["meta/input_shape"]), int(figures["meta/seed"]))
+
+
+def lay_out(root: Path, part: str) -> Path:
+    """The frames of the figures of `part` in KITTI's folders, with grey pictures where KITTI's are not at hand."""
+    figures, folder = golden(part), root / "training"
+    for name in ("ImageSets", "training/image_2", "training/label_2", "training/calib"):
+        (root / name).mkdir(parents=True)
+    ids = figures["meta/ids"].tolist()
+    for split in ("train", "val"):
+        (root / f"ImageSets/{split}.txt").write_text("".join(f"{index:06d}\n" for index in ids))
+    for k, index in enumerate(ids):
+        (folder / f"label_2/{index:06d}.txt").write_text(str(figures[f"input/label_text/{index:06d}"]))
+        (folder / f"calib/{index:06d}.txt").write_text(str(figures[f"input/calib_text/{index:06d}"]))
+        picture = folder / f"image_2/{index:06d}.png"
+        if DATA:
+            shutil.copyfile(DATA / f"kitti_object/training/image_2/{index % 100:06d}.png", picture)
+        else:
+            Image.new("RGB", tuple(figures["meta/image_sizes"][k].tolist()), (90, 120, 70)).save(picture)
+    return root
 
 
 def close(actual, expected, relative: float, what: str = "") -> None:

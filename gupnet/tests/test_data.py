@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
 
@@ -14,8 +15,10 @@ from constants import CLASSES, MEAN_SIZES
 from datasets import (
     TYPES,
     Calibration,
+    EpochBatchSampler,
     angle2class,
     build_dataset,
+    build_loader,
     class2angle,
     parse_objects,
     read_calibration,
@@ -23,8 +26,7 @@ from datasets import (
 )
 from datasets.geometry import affine_maps, apply, warp
 from datasets.targets import draw_umich_gaussian, gaussian2D, gaussian_radius
-from golden_files import DATA, golden
-from mini.draw import ensure_mini
+from golden_files import DATA, golden, lay_out
 from options import parse_options
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -98,28 +100,6 @@ def test_golden_difficulty():
 
 
 # --------------------------------------------------------------------------------------------------- golden: data set
-
-
-def lay_out(root: Path, part: str) -> Path:
-    """The frames of a golden file in KITTI's folders: real pictures where they are at hand, grey ones elsewhere."""
-    figures = golden(part)
-    folder = root / "training"
-    for name in ("image_2", "label_2", "calib"):
-        (folder / name).mkdir(parents=True)
-    (root / "ImageSets").mkdir()
-    ids = figures["meta/ids"].tolist()
-    for split in ("train", "val"):
-        (root / "ImageSets" / f"{split}.txt").write_text("".join(f"{index:06d}\n" for index in ids))
-    for k, index in enumerate(ids):
-        (folder / f"label_2/{index:06d}.txt").write_text(str(figures[f"input/label_text/{index:06d}"]))
-        (folder / f"calib/{index:06d}.txt").write_text(str(figures[f"input/calib_text/{index:06d}"]))
-        picture = folder / f"image_2/{index:06d}.png"
-        if DATA:
-            source = DATA / f"kitti_object/training/image_2/{index % 100:06d}.png"
-            shutil.copyfile(source, picture)
-        else:
-            Image.new("RGB", tuple(figures["meta/image_sizes"][k].tolist()), (90, 120, 70)).save(picture)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -199,11 +179,6 @@ if DATA:  # the real frames; the other figures of this part are the network's
 
 
 # ------------------------------------------------------------------------------------------------ what must always hold
-
-
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory) -> Path:
-    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", 3, {"train": 6, "val": 2, "test": 2})
 
 
 def mini_options(root: Path, *words: str):
@@ -298,6 +273,31 @@ def test_test_split_has_no_targets(mini):
     assert sample.targets == {} and sample.info["img_id"] == 1 and sample.image.shape == (3, 96, 320)
 
 
+def test_batches_are_the_samples_stacked(mini):
+    """Of a split with and without targets, and by workers the same bits."""
+    for split in ("train", "test"):
+        dataset = build_dataset(mini_options(mini), split)
+        for epoch in (0, 1):
+            batches = []
+            for workers in (0, 1):
+                sampler = EpochBatchSampler(len(dataset), 3, split == "train", seed=5)
+                loader = build_loader(dataset, sampler, workers)
+                loader.set_epoch(epoch)
+                batches.append(list(loader))
+            for batch, other in zip(*batches, strict=True):
+                same(batch, other)
+            samples = [dataset[index] for indices in sampler for index in indices]
+            for row, sample in enumerate(samples[:3]):
+                same([field[row] for field in batches[0][0][:3]], [sample.image, sample.calib, sample.coord_range])
+                for name, value in (sample.targets | sample.info).items():
+                    stacked = (batches[0][0].targets | batches[0][0].info)[name]
+                    np.testing.assert_array_equal(np.asarray(stacked[row]), value)
+            assert [len(batch.images) for batch in batches[0]] == ([3, 1] if split == "train" else [2])
+    images, calibs, coord_ranges, targets, info = batches[0][0]
+    assert images.dtype == calibs.dtype == coord_ranges.dtype == paddle.float32 and targets == {}
+    assert info["bbox_downsample_ratio"].dtype == np.float64
+
+
 def test_both_places_of_the_root(mini, tmp_path):
     (tmp_path / "KITTI").symlink_to(mini)
     assert build_dataset(mini_options(tmp_path), "val").ids == build_dataset(mini_options(mini), "val").ids
@@ -386,9 +386,9 @@ def damage(root: Path, name: str, change) -> Path:
         ("training/image_2/000000.png", None, "no such file"),
         ("training/label_2/000000.txt", None, "no such file"),
         ("training/calib/000000.txt", None, "no such file"),
-        ("training/image_2/000000.png", lambda content: content[: len(content) // 2], "cannot be read as an image"),
-        ("training/image_2/000000.png", b"", "the file is empty"),
-        ("training/image_2/000000.png", b"GIF? no", "not an image"),
+        ("training/image_2/000000.png", lambda content: content[: len(content) // 2], "cannot be read as a picture"),
+        ("training/image_2/000000.png", b"", "an empty file"),
+        ("training/image_2/000000.png", b"GIF? no", "not a picture"),
         ("ImageSets/train.txt", None, "no such list"),
         ("ImageSets/train.txt", b"\n \n", "is empty"),
         ("ImageSets/train.txt", b"000000\nsix\n", "'six' is not a frame number"),

@@ -1,7 +1,5 @@
 """The demo's files: results against the official code's, boxes where closed forms say, bad input."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +14,12 @@ import drawing
 from datasets import read_calibration, read_objects
 from datasets.objects import parse_objects
 from golden_files import DATA, formula_weights, golden
-from mini.draw import ensure_mini
 from models import build_model
 from options import parse_options
 
 P2 = np.array([(300.0, 0, 320, 0), (0, 300, 96, 0), (0, 0, 1, 0)])
 #: 2 m wide, 1 m high, 4 m long, 10 m ahead on the ground 1.5 m below, looking to the right
 AHEAD = "Car 0 0 0 0 0 0 0 1.00 2.00 4.00 0.00 1.50 10.00 0.00"
-
-
-@pytest.fixture(scope="module")
-def mini(tmp_path_factory) -> Path:
-    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", 4, {"train": 2, "val": 1, "test": 1})
 
 
 @pytest.fixture(scope="module")
@@ -152,26 +144,27 @@ def test_network_and_labels(mini, weights, tmp_path):
         mini, tmp_path / "out", "--weights", weights, "--threshold", 0, "--label", mini / "training/label_2"
     )
     assert demo.main(words) == 0
-    names = [f"{number:06d}{end}" for number in range(3) for end in (".txt", "_3d.png")]
+    names = [f"{number:06d}{end}" for number in range(7) for end in (".txt", "_3d.png")]
     assert names_in(tmp_path / "out") == names
-    for number in range(3):
+    for number in range(7):
         objects = read_objects(tmp_path / f"out/{number:06d}.txt")
         assert (objects.sizes >= 0).all() and set(objects.types) <= set(drawing.COLOURS)
         with Image.open(tmp_path / f"out/{number:06d}_3d.png") as drawn:
             assert drawn.size == (1280 + 384, 2 * (384 + 21))
-    (tmp_path / "out/other.png").write_bytes(b"")
-    assert demo.find_pictures(str(tmp_path / "out")) == [tmp_path / "out/other.png"]  # its own are not read again
+    (tmp_path / "out/other.PNG").write_bytes(b"")  # the only picture: the demo's own are not read again
+    where = ["--image_path", tmp_path / "out", "--output_dir", tmp_path / "again"]
+    fails([*where, "--results", mini / "training/label_2"], "other.PNG: cannot be read as a picture")
 
 
 def test_results_are_drawn_without_a_network(mini, tmp_path):
-    """Labels given as results: the picture is what `sheet` draws, and a label's 3D box lies around its object."""
+    """Labels given as results: the picture is what `draw_results` draws."""
     assert demo.main(words_of(mini, tmp_path, "--results", mini / "training/label_2")) == 0
-    assert names_in(tmp_path) == [f"{number:06d}_3d.png" for number in range(3)]
-    for number in range(3):
+    assert names_in(tmp_path) == [f"{number:06d}_3d.png" for number in range(7)]
+    for number in range(0, 7, 3):
         objects = read_objects(mini / f"training/label_2/{number:06d}.txt")
         camera = read_calibration(mini / f"training/calib/{number:06d}.txt")
         with Image.open(mini / f"training/image_2/{number:06d}.png") as picture:
-            expected = drawing.sheet(picture.convert("RGB"), camera.P2, [("results", objects)])
+            expected = drawing.draw_results(picture.convert("RGB"), camera.P2, [("results", objects)])
         with Image.open(tmp_path / f"{number:06d}_3d.png") as drawn:
             np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))
 
@@ -205,12 +198,8 @@ def test_one_bad_picture_among_others(mini, tmp_path, capsys):
     assert demo.main([str(word) for word in words]) == 2
     captured = capsys.readouterr()
     assert names_in(tmp_path / "out") == ["a_3d.png"]
-    assert "b.jpg: cannot be read as an image" in captured.err and "c.txt: no such file" in captured.err
+    assert "b.jpg: cannot be read as a picture" in captured.err and "c.txt: no such file" in captured.err
     assert "1 of 3 pictures done" in captured.out
-
-
-def test_names():
-    assert demo.names_of([Path("x/a.png"), Path("x/a.jpg"), Path("x/b.png")]) == ["a.png", "a.jpg", "b"]
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -234,10 +223,3 @@ def test_bad_words(mini, tmp_path):
     Image.new("RGB", (64, 32)).save(lonely)
     fails(["--image_path", lonely, "--results", results / "000000.txt"], "its camera is not known", "--fx")
     assert names_in(tmp_path) == ["lonely.png"]
-
-
-def test_command_line(mini, tmp_path):
-    """As a script, from another folder: exit status 2 and one line."""
-    words = [sys.executable, demo.__file__, "--image_path", str(mini / "training/image_2"), "--results", "none"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr

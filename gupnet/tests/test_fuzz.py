@@ -1,13 +1,12 @@
-"""Damaged labels, calibrations, lists and pictures: each is read right or refused with one line."""
+"""Damaged labels, calibrations, lists and logs are read right or refused with one line."""
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from shared.tests.fuzz import fuzz_reader
 
-from datasets import TYPES, load_image, read_calibration, read_objects, read_split
+from datasets import TYPES, read_calibration, read_objects, read_split
 from plot_htl import read_log
 
 LABELS = (
@@ -54,16 +53,6 @@ def test_lists(tmp_path):
     assert fuzz_reader(read, tmp_path / "ImageSets" / "train.txt", content, 200) > 60
 
 
-def test_pictures(tmp_path):
-    path = tmp_path / "000000.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)).save(path)
-
-    def read(path: Path) -> None:
-        assert load_image(path).mode == "RGB"
-
-    assert fuzz_reader(read, path, path.read_bytes(), 200) > 20
-
-
 def test_training_logs(tmp_path):
     terms = "seg offset2d size2d depth offset3d size3d heading".split()
     weights, losses = (", ".join(f"{term}{end}: 0.5000" for term in terms) for end in ("", "_loss"))
@@ -73,8 +62,6 @@ def test_training_logs(tmp_path):
     )
 
     def read(path: Path) -> None:
-        assert all(
-            np.isfinite([*entry["weights"].values(), *entry["losses"].values()]).all() for entry in read_log(path)
-        )
+        assert all(np.isfinite([*one.weights.values(), *one.losses.values()]).all() for one in read_log(path))
 
     assert fuzz_reader(read, tmp_path / "train.log", log.encode(), 200) > 10

@@ -1,15 +1,17 @@
 """The network, its losses and its training against figures of the official code, in both dtypes (NOTES 9)."""
 
+from dataclasses import asdict
+
 import numpy as np
 import paddle
 import pytest
 from paddle.vision.ops import roi_align
 
 import golden_files
-from datasets import Batch
+from datasets import Batch, build_dataset, collate
 from decoding import decode_detections, extract_dets_from_outputs, result_lines
-from golden_files import below, golden, near
-from learner import Learner
+from engine import build_training, measure_losses, train_step
+from golden_files import below, golden, lay_out, near
 from losses import TERMS, HierarchicalTaskLearning, build_criterion
 from losses import criterion as functions
 from models import find_peaks, local_maxima, probabilities
@@ -206,27 +208,24 @@ def test_nine_epochs_of_the_official_trainer(dtype):
     """The pass before the training, weights of the tasks, rates, two groups, and nine epochs of two batches."""
     expected = figures("trainer", "train", dtype)
     terms = golden("trainer")["meta/terms"].tolist()
-    learner = Learner(network("trainer", dtype), parse_options([]))
+    training, tasks = build_training(network("trainer", dtype), parse_options([])), HierarchicalTaskLearning()
     batches = [batch_of("trainer", dtype, f"input/{i}/", f"image{i}") for i in (0, 1)]
-    for batch in batches:
-        learner.look(batch)
+    losses = [measure_losses(training, batch) for batch in batches]
     rows = 3 if dtype == "float32" else len(expected["loss"])  # official float32 and float64 part after that
     for epoch in range(rows):
         limit = 2e-2 if dtype == "float32" else 1e-6 if epoch < 7 else 1e-2
-        close_rows([learner.means()[term] for term in terms], expected["loss"][epoch], limit)
-        learner.begin_epoch(epoch)
-        near([learner.weights[term] for term in terms], expected["weight"][epoch], limit)
-        assert learner.optimizer.get_lr() == pytest.approx(float(golden("trainer")["train/lr"][epoch, 0]), rel=1e-12)
-        for batch in batches:
-            learner.learn(batch)
+        means = {term: (losses[0][term] + losses[1][term]) / 2 for term in terms}
+        np.testing.assert_allclose(list(means.values()), expected["loss"][epoch], rtol=limit)
+        weights = tasks.compute_weight(means, epoch)
+        near([weights[term] for term in terms], expected["weight"][epoch], limit)
+        training.schedule.step(epoch)
+        rate = training.optimizer.get_lr()
+        assert rate == pytest.approx(float(golden("trainer")["train/lr"][epoch, 0]), rel=1e-12)
+        losses = [train_step(training, batch, weights) for batch in batches]
     if dtype == "float64":
-        state = official_state(learner.model)
+        state = official_state(training.model)
         for name, value in below("trainer", "train64/param_sum/").items():
             assert abs(state[name].sum() - value) <= 1e-5 * np.abs(state[name]).sum(), name  # measured: 2e-8
-
-
-def close_rows(actual: list[float], expected: np.ndarray, limit: float) -> None:
-    np.testing.assert_allclose(actual, expected, rtol=limit)
 
 
 def test_groups_of_the_optimiser():
@@ -261,9 +260,7 @@ def test_weights_of_the_tasks(series):
     for epoch, losses in enumerate(expected["losses"].tolist()):
         found = tasks.compute_weight(dict(zip(terms, losses, strict=True)), epoch)
         weights.append([found[term] for term in terms])
-        state = tasks.state_dict()
-        tasks = HierarchicalTaskLearning()
-        tasks.set_state_dict(state)  # as after a resume
+        tasks = HierarchicalTaskLearning(**asdict(tasks))  # as after a resume
     assert list(found) == expected["weight_key_order"].tolist()
     np.testing.assert_allclose(weights, expected["weights"], rtol=1e-4, atol=1e-12)
 
@@ -362,27 +359,13 @@ def test_roi_align(dtype):
 # ---------------------------------------------------------------------------------- real frames, at the full size
 
 if golden_files.has("full") and golden_files.DATA:
-    from PIL import Image
 
     @pytest.fixture(scope="module")
     def real_frames(tmp_path_factory, dtype) -> Batch:
         """The two frames through our data set."""
-        from datasets import EpochBatchSampler, build_dataset, build_loader
-
-        root = tmp_path_factory.mktemp("kitti")
-        ids = golden("full")["meta/ids"].tolist()
-        for name in ("ImageSets", "training/image_2", "training/label_2", "training/calib"):
-            (root / name).mkdir(parents=True)
-        (root / "ImageSets" / "val.txt").write_text("".join(f"{index:06d}\n" for index in ids))
-        for index in ids:
-            name = f"{index:06d}"
-            (root / "training" / "label_2" / f"{name}.txt").write_text(str(golden("full")[f"input/label_text/{name}"]))
-            (root / "training" / "calib" / f"{name}.txt").write_text(str(golden("full")[f"input/calib_text/{name}"]))
-            picture = next((golden_files.DATA / "kitti_object").rglob(f"*{name}.png"))
-            with Image.open(picture) as image:
-                image.save(root / "training" / "image_2" / f"{name}.png")
+        root = lay_out(tmp_path_factory.mktemp("kitti"), "full")
         dataset = build_dataset(parse_options(["--data_path", str(root)]), "val")
-        batch = next(iter(build_loader(dataset, EpochBatchSampler(len(ids), len(ids), shuffle=False), 0)))
+        batch = collate([dataset[index] for index in range(len(dataset))])
         near(statistics(batch.images.numpy()), golden("full")["input/image_stats"], 1e-6)
         cast = {name: getattr(batch, name).astype(dtype) for name in ("images", "calibs", "coord_ranges")}
         return batch._replace(**cast)

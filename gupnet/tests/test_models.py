@@ -136,14 +136,14 @@ def test_a_weight_scales_its_term():
 
 def test_tasks_wait_for_those_before_them():
     """Steady falls: nothing is learnt, so the weights stay 0 to the power of 1; falls that end: everything is."""
-    tasks, steady = HierarchicalTaskLearning(20), []
+    tasks, steady = HierarchicalTaskLearning(), []
     for epoch in range(12):
         losses = dict.fromkeys(LOSS_GRAPH, 10.0 - min(epoch, 8))
-        steady.append(tasks.compute_weight(losses, epoch)["depth_loss"])
+        steady.append(tasks.compute_weight(losses, epoch, 20)["depth_loss"])
     assert steady[:6] == [0] * 6
     assert steady[8] == pytest.approx(3 / 15) and steady[11] > (6 / 15) ** 0.9
-    flat = HierarchicalTaskLearning(20)
-    weights = [flat.compute_weight(dict.fromkeys(LOSS_GRAPH, 1.0), epoch)["heading_loss"] for epoch in range(7)]
+    flat = HierarchicalTaskLearning()
+    weights = [flat.compute_weight(dict.fromkeys(LOSS_GRAPH, 1.0), epoch, 20)["heading_loss"] for epoch in range(7)]
     assert weights[:5] == [0] * 5 and np.isnan(weights[6])  # a first fall of 0, as in the reference
 
 

@@ -13,7 +13,6 @@ from shared.stages import Context
 
 import alignment
 from alignment import feeds, paddle_side, torch_side
-from mini.draw import ensure_mini
 from reference import losses
 
 DTYPES = ("float32", "float64")
@@ -53,13 +52,12 @@ def test_metrics_agree(dtype, tmp_path):
             atomic_write_text(folder / name, text)
     diff = judge("metric", dtype, tmp_path)
     assert diff.passed, diff.summary()
-    figures = Record(torch_side.metric(Context(dtype, tmp_path, argparse.Namespace())))
+    figures = Record(torch_side.metric(Context(dtype, tmp_path, argparse.Namespace(reference=None))))
     assert all(0 < figures[f"ap/{kind}/2d/AP40"].max() < 100 for kind in ("Car", "Pedestrian", "Cyclist"))
 
 
-def test_samples_agree(tmp_path):
-    root = ensure_mini(tmp_path / "mini", seed=3, counts={"train": 4, "val": 3, "test": 1})
-    diff = judge("data", "float32", tmp_path, root)
+def test_samples_agree(mini, tmp_path):
+    diff = judge("data", "float32", tmp_path, mini)
     assert diff.passed, diff.summary()
     assert all(tensor.max_abs == 0 for tensor in diff.tensors)
 

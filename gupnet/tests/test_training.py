@@ -17,7 +17,6 @@ import numpy as np
 import paddle
 import pytest
 import torch
-import train
 from PIL import Image
 from visualdl import LogReader
 
@@ -26,6 +25,7 @@ from shared.align.formula import formula_state
 from shared.weights import load_checkpoint, read_weights
 
 import plot_htl
+import train
 import trainer
 from golden_files import SHAPES
 from learner import Learner

@@ -9,12 +9,11 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from shared import InputError
 
 import golden_files
-from golden_files import SHAPES, below, close, formula_weights, golden, image_of, near
+from golden_files import SHAPES, below, close, formula_weights, golden, image_of, lay_out, near
 from options import parse_options
 from reference import data, dla, evaluation, losses, network, official, roi, training
 from reference.losses import TERMS
@@ -323,25 +322,6 @@ def test_targets_pieces():
         close(data.mirrored(p2, *size), units[f"output/calib/{number}/flipped_P2"], 1e-6)
 
 
-@pytest.fixture(scope="module")
-def kitti(tmp_path_factory):
-    """The frames of the figures; grey pictures of their size where KITTI's are not at hand."""
-    root, figures = tmp_path_factory.mktemp("kitti"), golden("data")
-    pictures = {path.name: path for path in golden_files.DATA.rglob("image_2/*.png")} if golden_files.DATA else {}
-    for folder in ("ImageSets", "training/image_2", "training/label_2", "training/calib"):
-        (root / folder).mkdir(parents=True)
-    numbers = [int(number) for number in figures["meta/ids"]]
-    for number, size in zip(numbers, figures["meta/image_sizes"].tolist(), strict=True):
-        for kind, folder in (("label", "label_2"), ("calib", "calib")):
-            (root / f"training/{folder}/{number:06d}.txt").write_text(str(figures[f"input/{kind}_text/{number:06d}"]))
-        source = pictures.get(f"{number % 100:06d}.png")
-        picture = Image.open(source) if source else Image.new("RGB", tuple(size), (90, 90, 90))
-        picture.save(root / f"training/image_2/{number:06d}.png", compress_level=0)
-    for split in ("train", "val"):
-        (root / f"ImageSets/{split}.txt").write_text("".join(f"{number:06d}\n" for number in numbers))
-    return root, bool(pictures)
-
-
 def check_sample(prefix: str, sample: tuple, pictured: bool) -> int:
     image, p2, coord_range, targets, info = sample
     found = {"P2": p2, "coord_range": coord_range} | targets | info
@@ -356,8 +336,8 @@ def check_sample(prefix: str, sample: tuple, pictured: bool) -> int:
     return compared
 
 
-def test_samples(kitti):
-    root, pictured = kitti
+def test_samples(tmp_path):
+    root, pictured = lay_out(tmp_path, "data"), golden_files.DATA is not None
     options = parse_options(["--data_path", str(root)])
     compared = sum(check_sample(f"data/val/{n}", data.sample(options, "val", n), pictured) for n in range(6))
     rng = np.random.RandomState(int(golden("data")["meta/numpy_seed"]))

@@ -18,7 +18,6 @@ import paddle.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-
 from datasets import Batch
 from learner import Learner
 from losses import TERMS
