@@ -1,12 +1,15 @@
-"""Mean of several weight files, as the reference averaged its last three that improved top-1 (NOTES 6.2).
+"""Mean of several weight files, as the reference averaged its last three that improved top-1 (NOTES 6.1, 6.2).
 
 python average_checkpoints.py A.pdparams B.pdparams C.pdparams MEAN.pdparams
 """
 
+from shared import InputError, run, set_up
+
+set_up()
+
 import argparse
 from collections.abc import Sequence
 
-from shared import InputError, run
 from shared.weights import read_weights, write_pdparams
 
 from ema import average_checkpoints

@@ -16,16 +16,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shared.deploying.benchmark import (
-    DYGRAPH,
-    INFERENCE,
-    ONNX,
-    TORCH,
-    Bench,
-    build_parser,
-    run_benchmark,
-    show,
-)
+from shared.deploying import benchmark as frame
+from shared.deploying.benchmark import DYGRAPH, INFERENCE, ONNX, TORCH, Bench
 from shared.deploying.measure import has_onnx
 from shared.running.options import positive_int
 
@@ -79,7 +71,7 @@ def _torch_case(task: str, images: np.ndarray, labels: np.ndarray, options: argp
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser(__doc__, ("inference", "training"), repeats=20)
+    parser = frame.build_parser(__doc__, ("inference", "training"), repeats=20)
     add_network_options(parser)
     text = "batches to infer (1 and 16)"
     parser.add_argument("--batch_size", type=positive_int, nargs="+", metavar="N", default=[1, 16], help=text)
@@ -92,16 +84,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         sides, tables = [TORCH, DYGRAPH, INFERENCE, *([ONNX] if has_onnx() else [])], {}
         for batch in options.batch_size:
             rows = bench.compare(sides, ("inference", batch), batch, warmup=3)
-            tables |= show(f"{options.model}, inference, batch {batch}, {SIZE}x{SIZE}", rows)
+            tables |= frame.show(f"{options.model}, inference, batch {batch}, {SIZE}x{SIZE}", rows)
         return tables
 
     def training(bench: Bench) -> dict:
         batch = options.train_batch_size
         rows = bench.compare([TORCH, DYGRAPH], ("training", batch), batch, warmup=3, memory=True)
-        return show(f"{options.model}, training step, batch {batch}", rows)
+        return frame.show(f"{options.model}, training step, batch {batch}", rows)
 
     sections = {"inference": inference, "training": training}
-    run_benchmark(__file__, argv, options, build_case, sections, {"model": options.model})
+    frame.run_benchmark(__file__, argv, options, build_case, sections, {"model": options.model})
 
 
 if __name__ == "__main__":

@@ -3,16 +3,20 @@
     python convert.py mobilenet_v3_small-047dcff4.pth small.pdparams --model mobilenet_v3_small
     python convert.py small.pdparams small.pth --model mobilenet_v3_small
 
-Every tensor is converted by the type of the layer that owns it; nothing is left over on either side.
+Every tensor is converted by the type of the layer that owns it; nothing is left over on either side. The network's
+options of a training checkpoint need not be given.
 """
 
-import argparse
+from shared import run, set_up
+
+set_up()
+
 from collections.abc import Sequence
 
-from shared import HelpFormatter, convert, run
+from shared import convert
 
 from models import build_model
-from options import add_network_options, parse_options
+from options import add_network_options, parse_options, remembered_network
 
 #: the network uses the official names, so no rules are needed (NOTES 4.9)
 RENAME: tuple = ()
@@ -29,17 +33,16 @@ def load_official(model, path, entry: str | None = None) -> convert.Report:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s SRC DST [options]", allow_abbrev=False
+    parser = convert.script_parser(
+        __doc__,
+        "torch file (.pth, .pt, .safetensors), .pdparams or checkpoint folder",
+        "file to write; its suffix decides the direction",
     )
-    parser.add_argument("source", metavar="SRC", help="torch file (.pth, .pt) or .pdparams or checkpoint folder")
-    parser.add_argument("target", metavar="DST", help="file to write; its suffix decides the direction")
     parser.add_argument("--entry", default=None, help="which part of a training checkpoint: model or model_ema")
     add_network_options(parser)
-    options = parse_options(argv, parser)
-    report = convert.convert_file(
-        options.source, options.target, build_model(options), rename=RENAME, ignore=IGNORE, entry=options.entry
-    )
+    options = parse_options(argv, parser, remembered_network(parser.parse_args(argv).source))
+    model = build_model(options)
+    report = convert.convert_file(options.source, options.target, model, RENAME, IGNORE, options.entry)
     print(f"{report}\nwrote {options.target}")
 
 

@@ -2,73 +2,54 @@
 
     python export.py --weights output/best --output_dir output/export --format inference onnx
 
-Writes inference.json and inference.pdiparams, model.onnx, and network.json (classes and picture sizes). Each is run
-once on the same random pictures and compared with the network; a difference above 1e-4 ends with exit status 1.
+Writes inference.json and inference.pdiparams, model.onnx, and network.json (classes and image sizes). Each is run once
+on the same random images and compared with the network; a difference above 1e-4 ends with exit status 1.
 """
 
-import argparse
+from shared import run, set_up
+
+set_up()
+
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle.static import InputSpec
 
-from shared import run
-from shared.deploying.export import (
-    Engine,
-    add_format_option,
-    deliver,
-    exported_engines,
-    inference_engine,
-    save_graph,
-)
+from shared.deploying.export import add_format_option, deliver, exported_engines
+from shared.running.launch import use_device
 
 from convert import load_official
+from deploy import export_graph
+from engine import predict
 from models import build_model
-from options import NETWORK_OPTIONS, PREPROCESSING_OPTIONS, build_parser, parse_options_for_weights
+from options import REMEMBERED_OPTIONS, build_parser, parse_options_for_weights, remembered_classes
 
-LIMIT = 1e-4  # largest difference of an exported network's logits, of their largest where that is above 1
-
-
-def export_inference(model: paddle.nn.Layer, folder: Path) -> Path:
-    """Write `folder`/inference.json and inference.pdiparams; any batch, any picture size. Returns the common prefix."""
-    model.eval()
-    prefix = save_graph(model, [InputSpec([None, 3, None, None], "float32", name="images")], folder / "inference")
-    model.forward = model.forward.rollback()  # tracing replaced it in place
-    return prefix
-
-
-def exported_predictor(model: paddle.nn.Layer, options: argparse.Namespace) -> Engine:
-    """Export to a temporary folder and return the engine; the folder is gone when it returns."""
-    with tempfile.TemporaryDirectory() as folder:
-        return inference_engine(export_inference(model, Path(folder)), options.device)
+LIMIT = 1e-4  # largest difference of an exported network's logits, relative to their largest where that is above 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "output", "network", "preprocessing"))
     add_format_option(parser)
-    options, remembered = parse_options_for_weights(argv, parser)
+    options = parse_options_for_weights(argv, parser)
+    use_device(options.device)
     model = build_model(options)
     load_official(model, options.weights)
-    model.eval()
-    target = Path(options.output_dir)
     size = options.val_crop_size
     images = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
-    with paddle.no_grad():
-        expected = model(paddle.to_tensor(images)).numpy()
+    expected = predict(model, paddle.to_tensor(images))
     scale = max(1.0, float(np.abs(expected).max()))  # float32 rounds in proportion to the logits
 
-    differences = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        engines = exported_engines(export_inference(model, folder), options.format, options.device)
-        for name, engine in engines.items():
-            differences[name] = float(np.abs(engine(images) - expected).max() / scale), LIMIT
-        network = {name: getattr(options, name) for name in (*NETWORK_OPTIONS, *PREPROCESSING_OPTIONS)}
-        network["classes"] = remembered.get("classes")
-        return deliver(folder, target, options.format, differences, network)
+        engines = exported_engines(export_graph(model, folder), options.format, options.device)
+        differences = {
+            name: (float(np.abs(engine(images) - expected).max() / scale), LIMIT) for name, engine in engines.items()
+        }
+        network = {name: getattr(options, name) for name in REMEMBERED_OPTIONS}
+        network["classes"] = remembered_classes(options.weights)
+        return deliver(folder, Path(options.output_dir), options.format, differences, network)
 
 
 if __name__ == "__main__":

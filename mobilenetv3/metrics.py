@@ -53,20 +53,14 @@ class SmoothedValue:
 class MetricLogger:
     """Named meters and their common log line."""
 
-    def __init__(self, **meters: SmoothedValue):
-        self.meters = dict(meters)
+    def __init__(self) -> None:
+        self.meters: dict[str, SmoothedValue] = {}
 
     def update(self, n: int = 1, **values: float) -> None:
         """Update several meters, each with the mean over `n` samples."""
         for name, value in values.items():
             self.meters.setdefault(name, SmoothedValue()).update(value, n)
 
-    def __getitem__(self, name: str) -> SmoothedValue:
-        return self.meters[name]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.meters
-
     def line(self, delimiter: str = "  ") -> str:
-        """All meters that have a value, by default as the reference writes them."""
-        return delimiter.join(f"{name}: {meter}" for name, meter in self.meters.items() if meter.count)
+        """All meters, by default as the reference writes them."""
+        return delimiter.join(f"{name}: {meter}" for name, meter in self.meters.items())

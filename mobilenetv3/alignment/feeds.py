@@ -11,10 +11,10 @@ from shared import InputError
 from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
 
-from options import NETWORK_OPTIONS, parse_options
+from mini.draw import DEFAULT_ROOT
+from options import MODELS, NETWORK_OPTIONS, parse_options
 
 SEED = 2026
-MODELS = ("mobilenet_v3_small", "mobilenet_v3_large")
 #: width_mult, reduced_tail and dilated (NOTES 4.5 to 4.7), in train mode on drawn weights
 VARIANTS = {
     "width050": ["--width_mult", "0.5"],
@@ -57,6 +57,11 @@ TRAIN_ARGV = (
     "--lr_scheduler cosineannealinglr"
 ).split()
 TRAIN_PICTURES, VAL_PICTURES = 800, 400
+
+
+def recipe(argv: list[str]) -> argparse.Namespace:
+    """The options of one of `OPTIMISERS`; its moving average is updated after every step."""
+    return parse_options([*argv, "--model_ema_steps", "1"])
 
 
 def network_options(context: Context, model: str, argv: list[str] = ()) -> argparse.Namespace:
@@ -118,10 +123,20 @@ def labels(name: str, count: int, classes: int) -> np.ndarray:
 
 def data_options(context: Context, *argv: str) -> argparse.Namespace:
     """Preprocessing options for --data_path, or for the mini data set that `prepare` makes."""
-    from mini.draw import DEFAULT_ROOT
-
     root = context.options.data_path or str(DEFAULT_ROOT)
     return parse_options(["--data_path", root, *argv])
+
+
+def listed(split: str, classes: list[str], samples: list[tuple[str, int]]) -> dict:
+    """The record of a split's listing."""
+    names = [f"{label} {'/'.join(str(path).split('/')[-2:])}" for path, label in samples]
+    return {f"{split}/classes": classes, f"{split}/samples": names}
+
+
+def data_cases(context: Context) -> Iterator[tuple[str, str, argparse.Namespace]]:
+    """(name, split, options) of every preset whose samples are compared."""
+    for name, split, argv in DATA_CASES:
+        yield name, split, data_options(context, *argv)
 
 
 def chosen(count: int, most: int) -> list[int]:

@@ -6,27 +6,30 @@ import numpy as np
 import paddle
 
 from shared.convert import plan
+from shared.running.sampling import EpochBatchSampler
 from shared.stages import Context
 from shared.weights import as_numpy, read_torch
 
-from . import feeds
+from . import feeds, recording
 from convert import IGNORE, RENAME, load_official
-from datasets import EpochBatchSampler, build_dataset
+from datasets import build_dataset, collate
 from datasets.folder import ImageFolder
 from datasets.transforms import build_transform
 from ema import ExponentialMovingAverage
+from engine import Position, build_training, train_step
 from losses import CrossEntropyLoss, build_criterion
 from metrics import SmoothedValue, accuracy
 from models import build_model
-from optimizers import build_optimizer, build_scheduler
 from options import parse_options
 
 
-def _loaded(context: Context, model: str, variant: str, options):
+def _load(context: Context, model: str, variant: str, options):
     network = build_model(options)
     load_official(network, feeds.weights_file(context, model, variant))
-    network.to(dtype=context.dtype)
-    return network
+    return network.to(dtype=context.dtype)
+
+
+SIDE = recording.Side(_load, paddle.to_tensor, paddle.no_grad)
 
 
 def structure(context: Context) -> dict:
@@ -53,57 +56,21 @@ def data(context: Context) -> dict:
     record = {}
     for split in ("train", "val"):
         dataset = build_dataset(feeds.data_options(context), split)
-        record[f"{split}/classes"] = dataset.classes
-        record[f"{split}/samples"] = [f"{label} {_relative(path)}" for path, label in dataset.samples]
-    for name, split, argv in feeds.DATA_CASES:
-        options = feeds.data_options(context, *argv)
+        record |= feeds.listed(split, dataset.classes, dataset.samples)
+    for name, split, options in feeds.data_cases(context):
         dataset = build_dataset(options, split)
         for epoch in (0, 1):
             dataset.set_epoch(epoch)
             for index in feeds.chosen(len(dataset), 6):
-                image, label = dataset[index]
-                record[f"{name}/epoch{epoch}/{index}/image"] = image
+                record[f"{name}/epoch{epoch}/{index}/image"], label = dataset[index]
                 record[f"{name}/epoch{epoch}/{index}/label"] = label
     return record
 
 
-def _relative(path: str) -> str:
-    return "/".join(str(path).split("/")[-2:])
-
-
 def forward(context: Context) -> dict:
-    record = {}
-    for model, variant, options in feeds.networks(context):
-        network = _loaded(context, model, variant, options)
-        if variant:  # batch norm in train mode: drawn weights, no running statistics to fit them
-            images = paddle.to_tensor(feeds.noise("variant", feeds.VARIANT_SHAPE, context.dtype))
-            network.train()
-            with paddle.no_grad():
-                record[f"{model}/{variant}/logits"] = network(images).numpy()
-            continue
-        network.eval()
-        for name, images in _pictures(context).items():
-            x = paddle.to_tensor(images)
-            with paddle.no_grad():
-                for index, stage in enumerate(network.features):
-                    x = stage(x)
-                    record[f"{model}/{name}/features.{index}"] = x.numpy()[:1]
-                pooled = network.avgpool(x).flatten(1)
-                record[f"{model}/{name}/pooled"] = pooled.numpy()
-                record[f"{model}/{name}/penultimate"] = network.classifier[1](network.classifier[0](pooled)).numpy()
-                record[f"{model}/{name}/logits"] = network(paddle.to_tensor(images)).numpy()
-    return record
-
-
-def _pictures(context: Context) -> dict[str, np.ndarray]:
-    """Noise, and pictures of the data set under the evaluation preset."""
-    options = feeds.data_options(context)
-    dataset = build_dataset(options, "val")
-    pictures = [dataset[index][0] for index in feeds.chosen(len(dataset), 4)]
-    return {
-        "noise": feeds.noise("noise", feeds.NOISE_SHAPE, context.dtype),
-        "pictures": np.stack(pictures).astype(context.dtype),
-    }
+    dataset = build_dataset(feeds.data_options(context), "val")
+    pictures, _ = collate([dataset[index] for index in feeds.chosen(len(dataset), 4)])
+    return recording.forward(context, SIDE, pictures.astype(context.dtype))
 
 
 def metric(context: Context) -> dict:
@@ -128,91 +95,58 @@ def loss(context: Context) -> dict:
         x = paddle.to_tensor(values, stop_gradient=False)
         terms = build_criterion(parse_options(["--label_smoothing", str(smoothing)]))(x, paddle.to_tensor(target))
         terms["loss"].backward()
-        record |= {f"{name}/{term}": value.numpy() for term, value in terms.items()}
-        record[f"{name}/gradient"] = x.grad.numpy()
+        record |= {f"{name}/{term}": value for term, value in terms.items()}
+        record[f"{name}/gradient"] = x.grad
     return record
 
 
 def backward(context: Context) -> dict:
-    record = {}
-    for model in feeds.models(context):
-        options = feeds.network_options(context, model)
-        images, target = (paddle.to_tensor(array) for array in feeds.batch(context, model))
-        for mode in ("train", "eval"):
-            network = _loaded(context, model, "", options)
-            network.train() if mode == "train" else network.eval()
-            value = CrossEntropyLoss()(network(images), target)["loss"]
-            value.backward()
-            record[f"{model}/{mode}/loss"] = value.numpy()
-            gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
-            for name, gradient in plan(network, RENAME, IGNORE).gradients_to_torch(gradients).items():
-                record[f"{model}/{mode}/gradient/{name}"] = gradient
-        for name, argv in feeds.OPTIMISERS.items():
-            steps = _optimiser_steps(context, model, options, argv, images, target)
-            record |= {f"{model}/{name}/{key}": value for key, value in steps.items()}
-    return record
+    return recording.backward(context, SIDE, _gradients, _steps)
 
 
-def _optimiser_steps(context, model, options, argv, images, target) -> dict:
-    network = _loaded(context, model, "", options)
-    network.train()
-    recipe = parse_options(argv)
-    scheduler = build_scheduler(recipe)
-    optimizer = build_optimizer(network, recipe, scheduler)
-    average = ExponentialMovingAverage(_loaded(context, model, "", options), feeds.EMA_DECAY)
+def _gradients(network, images, target) -> tuple:
+    value = CrossEntropyLoss()(network(images), target)["loss"]
+    value.backward()
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return value, plan(network, RENAME, IGNORE).gradients_to_torch(gradients)
+
+
+def _steps(network, average_network, recipe, images, target) -> tuple:
+    average = ExponentialMovingAverage(average_network, feeds.EMA_DECAY)
+    training = build_training(recipe, network, average)
     losses, rates = [], []
-    for _ in range(feeds.OPTIMISER_STEPS):
-        value = CrossEntropyLoss()(network(images), target)["loss"]
-        value.backward()
-        losses.append(float(value))
-        rates.append(optimizer.get_lr())
-        optimizer.step()
-        optimizer.clear_grad()
-        scheduler.step()
-        average.update(network)
+    for step in range(feeds.OPTIMISER_STEPS):  # the schedule is stepped after each, as after an epoch
+        rates.append(training.optimizer.get_lr())
+        losses.append(train_step(training, images, target, recipe, Position(step, 0, step)).loss)
+        training.scheduler.step()
     mapping = plan(network, RENAME, IGNORE)
-    sums = {}
-    for kind, source in (("", network), ("ema_", average.average)):
-        tensors, _ = mapping.to_torch({n: as_numpy(v) for n, v in source.state_dict().items()})
-        for part in ("running_mean", "running_var", "weight"):
-            chosen = [a for n, a in tensors.items() if n.endswith(part)]
-            sums[f"{kind}{part}_norms"] = np.array([np.linalg.norm(a.astype(np.float64)) for a in chosen])
-    return {"loss": np.array(losses), "lr": np.array(rates)} | sums
+    states = [{n: as_numpy(v) for n, v in net.state_dict().items()} for net in (network, average.average)]
+    return losses, rates, *(mapping.to_torch(state)[0] for state in states)
 
 
 def train(context: Context) -> dict:
     options = feeds.data_options(context, *feeds.TRAIN_ARGV)
     network = build_model(options)
     load_official(network, context.output_dir / "weights" / "train.pth")
-    network.to(dtype=context.dtype)
-    scheduler = build_scheduler(options)
-    optimizer = build_optimizer(network, options, scheduler)
-    criterion = build_criterion(options)
-    transform = build_transform(options, train=False)
-    train_set, val_set = (ImageFolder(f"{options.data_path}/{split}", transform) for split in ("train", "val"))
-    pictures = [train_set[index] for index in feeds.training_pictures(train_set.targets, feeds.TRAIN_PICTURES)]
-    val = [val_set[index] for index in feeds.training_pictures(val_set.targets, feeds.VAL_PICTURES)]
-    val_images, val_labels = _batch(val, context.dtype)
+    training = build_training(options, network.to(dtype=context.dtype))
+    train_images, train_labels = _training_tensors(options, "train", feeds.TRAIN_PICTURES, context.dtype)
+    val_images, val_labels = _training_tensors(options, "val", feeds.VAL_PICTURES, context.dtype)
+    sampler = EpochBatchSampler(len(train_labels), options.batch_size, seed=options.seed)
 
     losses, curve = [], []
     for epoch in range(options.epochs):
-        sampler = EpochBatchSampler(len(pictures), options.batch_size, seed=options.seed)
         sampler.set_epoch(epoch)
-        network.train()
-        for keys in sampler:
-            images, target = _batch([pictures[key] for key in keys], context.dtype)
-            value = criterion(network(images), target)["loss"]
-            value.backward()
-            optimizer.step()
-            optimizer.clear_grad()
-            losses.append(float(value))
-        scheduler.step()
-        # statistics of the batch: the running ones need more steps than this training has
+        for step_in_epoch, keys in enumerate(sampler):
+            at = Position(epoch, step_in_epoch, len(losses))
+            losses.append(train_step(training, train_images[keys], train_labels[keys], options, at).loss)
+        training.scheduler.step()
+        # in train mode, on statistics of the batch: the running ones need more steps than this training has
         with paddle.no_grad():
             curve.append(accuracy(network(val_images).numpy(), val_labels.numpy())[0])
     return feeds.training_record(losses, curve)
 
 
-def _batch(samples: list, dtype: str) -> tuple:
-    images, target = zip(*samples, strict=True)
-    return paddle.to_tensor(np.stack(images).astype(dtype)), paddle.to_tensor(np.array(target))
+def _training_tensors(options, split: str, most: int, dtype: str) -> tuple:
+    dataset = ImageFolder(f"{options.data_path}/{split}", build_transform(options, train=False))
+    images, target = collate([dataset[index] for index in feeds.training_pictures(dataset.targets, most)])
+    return images.astype(dtype), target

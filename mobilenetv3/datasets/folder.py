@@ -1,14 +1,13 @@
 """An image folder: one sub-folder per class, listed in the order of the reference (NOTES 3.1, 3.2)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import paddle
-from PIL import Image, UnidentifiedImageError
 
 from shared import InputError
+from shared.pictures import read_picture
 
 from .transforms import Draws
 
@@ -16,18 +15,19 @@ from .transforms import Draws
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _walk(folder: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk, links followed; InputError for a folder that cannot be listed or that a link leads back to."""
 
+    def refuse(error: OSError) -> None:
+        text = f"{error.filename}: cannot be listed ({error.strerror}); check the path and its permissions"
+        raise InputError(text) from error
 
-def _scan(folder: str) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be listed ({error.strerror}); check the path and its permissions"
-        ) from error
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(parent).resolve()
+        for name in folders:
+            if here.is_relative_to((here / name).resolve()):
+                raise InputError(f"{parent}/{name}: a link to one of its own parent folders; remove the link")
+        yield parent, folders, names
 
 
 def find_classes(root: str | os.PathLike) -> list[str]:
@@ -35,29 +35,13 @@ def find_classes(root: str | os.PathLike) -> list[str]:
 
     InputError if `root` is missing, is not a folder or has no folder in it.
     """
-    root = os.fspath(root)
     if not Path(root).is_dir():
         kind = "not a folder" if Path(root).exists() else "no such folder"
         raise InputError(f"{root}: {kind}; give a folder that holds one folder of images per class")
-    classes = sorted(entry.name for entry in _scan(root) if entry.is_dir())
+    _, classes, _ = next(_walk(root))
     if not classes:
         raise InputError(f"{root}: holds no class folders; put the images of each class into a folder of its own")
-    return classes
-
-
-def _walk(folder: str, parents: tuple = ()) -> list[tuple[str, list[str]]]:
-    """(folder, its files) of `folder` and everything below it, links followed, unsorted."""
-    status = Path(folder).stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in parents:
-        raise InputError(f"{folder}: a link to one of its own parent folders; remove the link")
-    files, folders = [], []
-    for entry in _scan(folder):
-        if entry.is_dir():
-            folders += _walk(entry.path, (*parents, identity))
-        else:
-            files.append(entry.name)
-    return [(folder, files), *folders]
+    return sorted(classes)
 
 
 def list_images(folder: str | os.PathLike) -> list[str]:
@@ -65,33 +49,13 @@ def list_images(folder: str | os.PathLike) -> list[str]:
 
     Links are followed, hidden files count, other file types are ignored.
     """
+    listed = sorted((parent, sorted(names)) for parent, _, names in _walk(folder))
     return [
-        os.path.join(parent, name)
-        for parent, names in sorted(_walk(os.fspath(folder)))
-        for name in sorted(names)
-        if name.lower().endswith(EXTENSIONS)
+        os.path.join(parent, name) for parent, names in listed for name in names if name.lower().endswith(EXTENSIONS)
     ]
 
 
-def load_image(path: str | os.PathLike) -> Image.Image:
-    """The file `path` as an RGB image; grey, palette, CMYK and other modes are converted (NOTES 3.4).
-
-    InputError if it is missing, empty, truncated, not an image, or too large to be one (Pillow's limit).
-    """
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - the path may be a str
-            return Image.open(file).convert("RGB")
-    except UnidentifiedImageError as error:
-        reason = "not an image, whatever its name says" if Path(path).stat().st_size else "the file is empty"
-        cause = error
-    except OSError as error:
-        reason, cause = error.strerror or _one_line(error), error
-    except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError, struct.error, ... on broken files
-        reason, cause = _one_line(error), error
-    raise InputError(f"{path}: cannot be read as an image ({reason}); replace or remove it") from cause
-
-
-class ImageFolder(paddle.io.Dataset):
+class ImageFolder:
     """The images below `root` with the label of their class folder.
 
     Labels are ranks of the sorted folder names or, with `classes` (the class names of a network, which may be more than
@@ -108,9 +72,8 @@ class ImageFolder(paddle.io.Dataset):
         transform: Callable,
         seed: int = 0,
         classes: Sequence[str] | None = None,
-        allow_empty: bool = False,
     ):
-        """InputError for a bad `root`, for folders without an image (unless `allow_empty`), for unknown folders."""
+        """InputError for a bad `root`, for folders without an image and for folders that `classes` lacks."""
         folders = find_classes(root)
         self.classes = folders if classes is None else list(classes)
         self.transform, self.seed, self.epoch = transform, seed, 0
@@ -128,7 +91,7 @@ class ImageFolder(paddle.io.Dataset):
             self.samples += [(path, index_of[name]) for path in paths]
             if not paths:
                 empty.append(name)
-        if empty and not (allow_empty and self.samples):
+        if empty:
             raise InputError(
                 f"{root}: no image in {_names(empty)}; add images ({' '.join(EXTENSIONS)}) or remove the folder(s)"
             )
@@ -147,7 +110,7 @@ class ImageFolder(paddle.io.Dataset):
         index, repeat = key if isinstance(key, tuple) else (key, 0)
         path, label = self.samples[index]
         draws = Draws(np.random.default_rng([self.seed, self.epoch, index, repeat]))
-        return self.transform(load_image(path), draws), np.int64(label)
+        return self.transform(read_picture(path), draws), np.int64(label)
 
 
 def _names(folders: Sequence[str], most: int = 5) -> str:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared import InputError
-
 # last number of the seed: without it, step 7 would draw the same numbers as sample 7 of that epoch
 _STREAM = 0x6D6978
 
@@ -77,11 +75,8 @@ class Mixing:
         return cutmix(images, targets, lam, centre)
 
 
-def build_mixing(options: argparse.Namespace, num_classes: int) -> Mixing | None:
-    """The mixing of --mixup_alpha, --cutmix_alpha and --seed; None if both are off. InputError for negative alphas."""
-    for name in ("mixup_alpha", "cutmix_alpha"):
-        if not 0 <= getattr(options, name) < math.inf:
-            raise InputError(f"--{name} {getattr(options, name)}: must be 0 (off) or positive")
+def build_mixing(options: argparse.Namespace) -> Mixing | None:
+    """The mixing of --mixup_alpha, --cutmix_alpha, --num_classes and --seed; None if both alphas are 0."""
     if not options.mixup_alpha and not options.cutmix_alpha:
         return None
-    return Mixing(num_classes, options.mixup_alpha, options.cutmix_alpha, options.seed)
+    return Mixing(options.num_classes, options.mixup_alpha, options.cutmix_alpha, options.seed)

@@ -10,8 +10,6 @@ import math
 import numpy as np
 from PIL import Image
 
-from shared import InputError
-
 from .autoaugment import build_policy
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)[:, None, None]
@@ -169,16 +167,9 @@ class ClassificationPresetTrain:
 
 def build_transform(options: argparse.Namespace, train: bool) -> ClassificationPresetEval | ClassificationPresetTrain:
     """The preset of `options`: interpolation; val_resize_size and val_crop_size, or train_crop_size, auto_augment,
-    ra_magnitude, augmix_severity and random_erase. InputError for values out of range."""
-    if options.interpolation not in RESAMPLE:
-        raise InputError(f"--interpolation {options.interpolation}: unknown; choose one of {', '.join(RESAMPLE)}")
+    ra_magnitude, augmix_severity and random_erase."""
     resample = RESAMPLE[options.interpolation]
-    for name in ("train_crop_size",) if train else ("val_resize_size", "val_crop_size"):
-        if getattr(options, name) < 1:
-            raise InputError(f"--{name} {getattr(options, name)}: must be at least 1")
     if not train:
         return ClassificationPresetEval(options.val_resize_size, options.val_crop_size, resample)
-    if not 0 <= options.random_erase <= 1:
-        raise InputError(f"--random_erase {options.random_erase}: a probability lies between 0 and 1")
     policy = build_policy(options.auto_augment, resample, options.ra_magnitude, options.augmix_severity)
     return ClassificationPresetTrain(options.train_crop_size, resample, policy, options.random_erase)

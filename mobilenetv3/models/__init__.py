@@ -4,8 +4,6 @@ import argparse
 
 from .mobilenetv3 import MobileNetV3
 
-__all__ = ["MobileNetV3", "build_model"]
-
 
 def build_model(options: argparse.Namespace) -> MobileNetV3:
     """The network of `options`, freshly initialised as the reference does (NOTES 4.8), in train mode."""

@@ -1,8 +1,8 @@
 """The torch twin's data side: a second implementation from folder to tensors, for the alignment stage "data".
 
-It shares no code with `datasets/` and uses other means where there are any: os.walk instead of scandir, padding,
-flipping and erasing on tensors, look-up tables and blends instead of ImageOps and ImageEnhance. Draws must mean the
-same in both: sample `index` of `epoch` draws from `np.random.default_rng([seed, epoch, index])`.
+It shares no code with `datasets/` and uses other means where there are any: padding, flipping and erasing on tensors,
+look-up tables and blends instead of ImageOps and ImageEnhance. Draws must mean the same in both: sample `index` of
+`epoch` draws from `np.random.default_rng([seed, epoch, index])`.
 """
 
 import argparse
@@ -111,18 +111,8 @@ def erase(pixels: torch.Tensor, probability: float, draws) -> torch.Tensor:
 
 
 # AutoAugment "imagenet" (NOTES 3.12 to 3.14): operations by letter, then 25 times letter, tenths (T: ten), level twice
-LETTERS = {
-    "P": "Posterize",
-    "S": "Solarize",
-    "A": "AutoContrast",
-    "E": "Equalize",
-    "I": "Invert",
-    "C": "Color",
-    "K": "Contrast",
-    "H": "Sharpness",
-    "R": "Rotate",
-    "X": "ShearX",
-}
+_NAMES = "Posterize Solarize AutoContrast Equalize Invert Color Contrast Sharpness Rotate ShearX"
+LETTERS = dict(zip("PSAEICKHRX", _NAMES.split(), strict=True))
 POLICY = (
     "P48R69S65A6-E8-E6-P67P66E4-S24E4-R88S63E6-P85ET-R23S68E6-P46R88C40R49E6-E0-E8-"
     "I6-ET-C64KT8R88CT2C88S87H47I6-X65ET-C40E6-E4-S24S65A6-I6-ET-C64KT8E8-E6-"
@@ -134,10 +124,8 @@ def magnitude_table(w: int, h: int) -> dict[str, torch.Tensor]:
     tops = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 150 / 331 * w, "TranslateY": 150 / 331 * h, "Rotate": 30.0}
     tops |= dict.fromkeys(["Brightness", "Color", "Contrast", "Sharpness"], 0.9)
     table = {name: torch.linspace(0.0, top, 10) for name, top in tops.items()}
-    return table | {
-        "Solarize": torch.linspace(255.0, 0.0, 10),
-        "Posterize": torch.tensor([8, 8, 7, 7, 6, 6, 5, 5, 4, 4]),
-    }
+    table["Posterize"] = torch.tensor([8, 8, 7, 7, 6, 6, 5, 5, 4, 4])
+    return table | {"Solarize": torch.linspace(255.0, 0.0, 10)}
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -5,7 +5,6 @@ code. It has tables of its own so that a slip in the Paddle port's tables cannot
 """
 
 import argparse
-from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -113,16 +112,9 @@ class ReferenceMobileNetV3(nn.Module):
         stages.append(_convolution(c_in, 6 * c_in, 1, "HS"))
         self.features = nn.Sequential(*stages)
         hidden = round_width(_HEAD_WIDTHS[model] // (1 + reduced_tail) * width)
-        self.classifier = nn.Sequential(
-            OrderedDict(
-                {
-                    "0": nn.Linear(6 * c_in, hidden),
-                    "1": nn.Hardswish(),
-                    "2": nn.Dropout(dropout),
-                    "3": nn.Linear(hidden, classes),
-                }
-            )
-        )
+        layers = [nn.Linear(6 * c_in, hidden), nn.Hardswish(), nn.Dropout(dropout), nn.Linear(hidden, classes)]
+        self.classifier = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self._initialise()
 
     def _initialise(self):
@@ -135,7 +127,7 @@ class ReferenceMobileNetV3(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images):
-        return self.classifier(self.features(images).mean(dim=(2, 3)))
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
 
 
 def build_reference(options: argparse.Namespace) -> ReferenceMobileNetV3:

@@ -33,6 +33,17 @@ def build_scheduler(optimizer: torch.optim.Optimizer, options: argparse.Namespac
     return lr_scheduler.SequentialLR(optimizer, [first, main], milestones=[warmup])
 
 
+def train_step(
+    network: torch.nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, target: torch.Tensor
+) -> float:
+    """One update on images [N, 3, H, W] and labels int64 [N]; returns the loss before it."""
+    loss = torch.nn.functional.cross_entropy(network(images), target)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def build_average(network: torch.nn.Module, decay: float) -> AveragedModel:
     """Moving average over parameters and buffers (NOTES 6.8)."""
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from shared.align.formula import formula_input, formula_state, read_shapes
+from shared.pictures import read_picture
 
-from datasets import load_image
 from datasets.transforms import ClassificationPresetEval
 from options import parse_options
 
@@ -60,7 +60,7 @@ class Golden:
     def photos(self) -> np.ndarray:
         """The photographs of `meta/images` under the evaluation preset, float32 [N, 3, 224, 224]."""
         transform = ClassificationPresetEval(256, 224, Image.Resampling.BILINEAR)
-        return np.stack([transform(load_image(PHOTOS / str(name))) for name in self["meta/images"]])
+        return np.stack([transform(read_picture(PHOTOS / str(name))) for name in self["meta/images"]])
 
     def inputs(self) -> list[str]:
         """Inputs whose outputs the file holds and that can be made here."""

@@ -239,13 +239,13 @@ def test_metrics(file):
     np.testing.assert_allclose(reference.topk_accuracy(torch.tensor(logits), torch.tensor(target), (1, 5)),
                                file["metric/top1_top5"], atol=1e-6)  # fmt: skip
 
-    meters = MetricLogger(loss=SmoothedValue(), acc1=SmoothedValue(), acc5=SmoothedValue())
+    meters = MetricLogger()
     for rows in np.split(np.arange(len(target)), [7, 14]):
         loss = CrossEntropyLoss()(paddle.to_tensor(logits[rows]), paddle.to_tensor(target[rows]))["loss"]
         acc1, acc5 = accuracy(logits[rows], target[rows])
         meters.update(loss=float(loss))
         meters.update(len(rows), acc1=acc1, acc5=acc5)
-    averages = [meters[name].global_avg for name in ("acc1", "acc5", "loss")]
+    averages = [meters.meters[name].global_avg for name in ("acc1", "acc5", "loss")]
     np.testing.assert_allclose(averages, file["metric/batches_7_7_3"], atol=1e-6)
     assert meters.line() == str(file["metric/log_line"])
 
