@@ -5,21 +5,17 @@ exception: its default backbone, CatNetSmall, does not exist (NOTES 2.3); here i
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.running.options import (
     Group,
+    PaperOptions,
     boolean,
     count,
-    grouped_parser,
     not_negative,
     open_share,
-    parse_for_weights,
-    parse_with_defaults,
     positive_float,
     positive_int,
-    remembered_options,
     whole_number,
 )
 
@@ -137,39 +133,14 @@ _GROUPS = {
 }
 
 
-def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
-    """A parser with these groups of options; scripts add their own few."""
-    return grouped_parser(description or "STDC-Seg in PaddlePaddle", [_GROUPS[group] for group in groups])
-
-
-def parse_options(
-    argv: Sequence[str] | None = None,
-    parser: argparse.ArgumentParser | None = None,
-    defaults: Mapping | None = None,
-) -> argparse.Namespace:
-    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
-
-    `defaults` replaces the reference's defaults (the options of a checkpoint, say); `argv` wins over both. Wrong values
-    end the process with exit status 2, as argparse does.
-    """
-    return parse_with_defaults(build_parser(), argv, parser, defaults)
-
-
-def network_options_of(weights: str | None) -> dict:
-    """The network options {name: value} of a training checkpoint, a folder or a file in it; {} for any other file.
-
-    InputError if the checkpoint's state cannot be read or holds values that the options do not take.
-    """
-    return remembered_options(weights, build_parser(), NETWORK_OPTIONS)
-
-
-def parse_options_for_weights(
-    argv: Sequence[str] | None, parser: argparse.ArgumentParser, needed: bool = True
-) -> argparse.Namespace:
-    """Options, with the network options of the checkpoint in --resume or --weights as defaults.
-
-    InputError if --weights, --resume or --pretrain_path names nothing that exists, or if --weights is `needed` and not
-    given.
-    """
-    hint = "give .pdparams, a checkpoint folder or an official torch file (make train-stdcseg trains some)"
-    return parse_for_weights(parse_options, argv, parser, network_options_of, hint, needed, ("pretrain_path",))
+_OPTIONS = PaperOptions(
+    "STDC-Seg in PaddlePaddle",
+    _GROUPS,
+    NETWORK_OPTIONS,
+    hint="give .pdparams, a checkpoint folder or an official torch file (make train-stdcseg trains some)",
+    files=("pretrain_path",),
+)
+build_parser = _OPTIONS.build_parser
+parse_options = _OPTIONS.parse_options
+network_options_of = _OPTIONS.remembered_options
+parse_options_for_weights = _OPTIONS.parse_options_for_weights

@@ -43,12 +43,6 @@ class ConfusionMatrix:
                 )
         return values
 
-    def __add__(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
-        """Both counts together."""
-        total = ConfusionMatrix(self.num_classes, self.ignore)
-        total.matrix = self.matrix + other.matrix
-        return total
-
     def iou(self) -> np.ndarray:
         """Intersection over union of each class, float64 [K]; NaN for a class in neither labels nor predictions."""
         hits = np.diag(self.matrix)

@@ -1,11 +1,7 @@
-"""Metrics and whole-picture inference, port and twin, against figures of the official code (NOTES 7, 9)."""
+"""Metrics and prediction of whole images, port and twin, against figures of the official code (NOTES 7, 9)."""
 
 import json
-import re
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -15,41 +11,29 @@ import torch
 from shared import InputError
 from shared.align.formula import formula_input, formula_tensor
 from shared.convert import plan
-from shared.weights import as_numpy, write_pdparams
+from shared.files import write_json
+from shared.weights import as_numpy
 
-import evaluate as evaluation
-from datasets import CLASS_NAMES, normalise
-from golden_files import files_of, formula_weights, golden
-from inference import (
+from constants import CLASS_NAMES
+from datasets import normalise
+from engine import dygraph_segment
+from golden_files import cases, formula_weights, golden, per_dtype
+from metrics import (
+    ConfusionMatrix,
     Protocol,
-    chip_scores,
-    crop_scores,
+    crop_eval,
+    eval_chip,
     predict_scaled,
-    scaled_crop_scores,
+    scale_crop_eval,
     scaled_logits,
     scaled_probabilities,
 )
-from metrics import ConfusionMatrix
-from mini.draw import ensure_mini
 from models import build_model, resize_bilinear
 from options import parse_options
 from reference import evaluation as twin
 from reference.network import build_reference
 
-STDCSEG = Path(__file__).resolve().parents[1]
-DTYPES = ["float32", "float64"]
 CLASSES = 19
-
-
-def each(key: str, names: str):
-    """Parametrises with all (folder, case) for which the folder's file holds `key`, its group 1 being the case."""
-    found = [
-        (folder, match[1])
-        for folder in files_of("metric")
-        for match in (re.fullmatch(key, name) for name in golden(folder, "metric").files)
-        if match
-    ]
-    return pytest.mark.parametrize(names, found)
 
 
 def changed(file, case: str) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +60,7 @@ def strided(array, file, key: str) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
-@each(r"metric/(a[a-z_]+)/hist", "folder, case")
+@cases("metric", r"metric/(a[a-z_]+)/hist", "folder, case")
 def test_histogram_and_iou(folder, case):
     file = golden(folder, "metric")
     labels, predictions = changed(file, case)
@@ -120,9 +104,8 @@ def test_counts_above_float32s_integers():
     port.update(np.array([0]), np.array([0]))
     assert port.matrix[0, 0] == 2**24 + 1
     assert np.float32(2**24) + np.float32(1) == 2**24  # what the reference's float32 matrix makes of it
-    other = ConfusionMatrix(2)
-    other.update(np.array([1, 0]), np.array([0, 1]))
-    np.testing.assert_array_equal((port + other).matrix, [[2**24 + 1, 1], [1, 0]])
+    port.update(np.array([1, 0]), np.array([0, 1]))
+    np.testing.assert_array_equal(port.matrix, [[2**24 + 1, 1], [1, 0]])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
@@ -154,9 +137,9 @@ def test_what_is_no_class_is_refused(predictions, labels, said):
 # ------------------------------------------------------------------------------------------- one scale -- (NOTES 7.1)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@each(r"metric/linear_([\d.]+)/hist", "folder, scale")
-def test_linear_network(folder, scale, dtype):
+@per_dtype
+@cases("metric", r"metric/linear_([\d.]+)/hist", "folder, scale")
+def test_linear_network(folder, scale, dtype, suffix):
     file = golden(folder, "metric")
     images = formula_input("metric_image", tuple(file["meta/linear_input"]), seed(file)).astype(dtype)
     mix = formula_tensor("metric.mix", (CLASSES, 3), seed(file), 3.0).astype(dtype)
@@ -205,7 +188,7 @@ def stdc1(folder: str, dtype: str):
     report.raise_if_bad("golden")
     model.set_state_dict(tensors)
     model.to(dtype=dtype)
-    return evaluation.dygraph_segment(model), torch.no_grad()(lambda images: reference(images)["out"])
+    return dygraph_segment(model), torch.no_grad()(lambda images: reference(images)["out"])
 
 
 def frame(file, dtype: str) -> np.ndarray:
@@ -213,12 +196,12 @@ def frame(file, dtype: str) -> np.ndarray:
     return normalise(file["input/frame"])[None].astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@each(r"metric/frame_([\d.]+)/hist", "folder, scale")
-def test_frame(folder, scale, dtype):
+@per_dtype
+@cases("metric", r"metric/frame_([\d.]+)/hist", "folder, scale")
+def test_frame(folder, scale, dtype, suffix):
     """A real picture through the whole network: histogram, IoU, mIoU."""
     file = golden(folder, "metric")
-    key = f"metric/frame{'64' if dtype == 'float64' else ''}_{scale}"
+    key = f"metric/frame{suffix}_{scale}"
     labels, images = file["input/frame_labels"], frame(file, dtype)
     port, reference = stdc1(folder, dtype)
     matrix = ConfusionMatrix(CLASSES)
@@ -233,11 +216,11 @@ def test_frame(folder, scale, dtype):
             np.testing.assert_allclose(iou.mean(), file[f"{key}/miou"], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@each(r"post/frame_([\d.]+)/logits", "folder, scale")
-def test_frame_logits(folder, scale, dtype):
+@per_dtype
+@cases("metric", r"post/frame_([\d.]+)/logits", "folder, scale")
+def test_frame_logits(folder, scale, dtype, suffix):
     file = golden(folder, "metric")
-    suffix, limit = {"float32": ("", 1e-4), "float64": ("64", 1e-9)}[dtype]
+    limit = 1e-9 if suffix else 1e-4
     size, images = file["input/frame_labels"].shape[1:], paddle.to_tensor(frame(file, dtype))
     port, _ = stdc1(folder, dtype)
     logits = scaled_logits(port, images, float(scale), size)
@@ -266,19 +249,19 @@ def convolution(number: int, dtype: str):
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@each(r"meta/(msc_.*)/cropsize", "folder, case")
-def test_windows(folder, case, dtype):
+@per_dtype
+@cases("metric", r"meta/(msc_.*)/cropsize", "folder, case")
+def test_windows(folder, case, dtype, suffix):
     file = golden(folder, "metric")
     images = formula_input("msc_image", tuple(file["meta/msc_input"]), seed(file)).astype(dtype)
     crop, flip = int(file[f"meta/{case}/cropsize"].item()), bool(file[f"meta/{case}/flip"].item())
     port, other = convolution(seed(file), dtype)
     x, y = paddle.to_tensor(images), torch.from_numpy(images)
     sides = {
-        "chip": (chip_scores(port, x, flip), twin.chip_scores(other, y, flip)),
-        "crop_eval": (crop_scores(port, x, crop, flip), twin.window_scores(other, y, crop, flip)),
+        "chip": (eval_chip(port, x, flip), twin.chip_scores(other, y, flip)),
+        "crop_eval": (crop_eval(port, x, crop, flip), twin.window_scores(other, y, crop, flip)),
         "scaled_0.75": (
-            scaled_crop_scores(port, x, 0.75, crop, flip),
+            scale_crop_eval(port, x, 0.75, crop, flip),
             twin.scaled_window_scores(other, y, 0.75, crop, flip),
         ),
     }
@@ -290,12 +273,12 @@ def test_windows(folder, case, dtype):
             scores = as_numpy(scores).astype(np.float64)
             stats = [scores.mean(), scores.std(), np.abs(scores).max()]
             np.testing.assert_allclose(stats, file[f"metric_stats/{key}"], rtol=1e-5)
-        np.testing.assert_allclose(*map(as_numpy, both), rtol=0, atol={"float32": 1e-5, "float64": 1e-12}[dtype])
+        np.testing.assert_allclose(*map(as_numpy, both), rtol=0, atol=1e-12 if suffix else 1e-5)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@each(r"metric/(msc)/hist", "folder, case")
-def test_multi_scale_figure(folder, case, dtype):
+@per_dtype
+@cases("metric", r"metric/(msc)/hist", "folder, case")
+def test_multi_scale_figure(folder, case, dtype, suffix):
     """The reference adds the unscaled picture's scores once per scale, so its mIoU is that of one chip.
 
     Its histogram has row = prediction, and the golden one was counted without flip, though the mIoU is with it.
@@ -307,7 +290,7 @@ def test_multi_scale_figure(folder, case, dtype):
     matrices, histograms = [], []
     for flip in (False, True):
         matrices.append(ConfusionMatrix(CLASSES))
-        matrices[-1].update(chip_scores(port, paddle.to_tensor(images), flip).numpy().argmax(1), labels)
+        matrices[-1].update(eval_chip(port, paddle.to_tensor(images), flip).numpy().argmax(1), labels)
         predictions = twin.chip_scores(other, torch.from_numpy(images), flip).argmax(1)
         histograms.append(twin.histogram(predictions, torch.from_numpy(labels), CLASSES))
     np.testing.assert_array_equal(matrices[0].matrix.T, file[f"metric/{case}/hist"])
@@ -321,10 +304,19 @@ def test_multi_scale_figure(folder, case, dtype):
 def test_windows_of_any_shape(size, crop):
     images = formula_input("any", (2, 3, *size), 3).astype("float64")
     port, other = convolution(3, "float64")
-    scores = crop_scores(port, paddle.to_tensor(images), crop, True).numpy()
+    scores = crop_eval(port, paddle.to_tensor(images), crop, True).numpy()
     np.testing.assert_allclose(
         scores, twin.window_scores(other, torch.from_numpy(images), crop, True).numpy(), rtol=0, atol=1e-12
     )
+
+
+def test_figures_are_json_with_null_for_nan(tmp_path):
+    matrix = ConfusionMatrix(3)
+    matrix.update(np.array([[0, 1]]), np.array([[0, 0]]))
+    write_json(tmp_path / "m.json", matrix.figures(["a", "b", "c"]))
+    figures = json.loads((tmp_path / "m.json").read_text())
+    assert figures["iou"] == {"a": 0.5, "b": 0.0, "c": None} and figures["miou"] is None
+    assert figures["miou_present"] == 0.25 and figures["pixel_accuracy"] == 0.5
 
 
 def test_sums_over_scales_and_flips():
@@ -345,7 +337,7 @@ def test_sums_over_scales_and_flips():
     np.testing.assert_array_equal(protocol.predict(port, images, (30, 44)), twins.numpy())
 
     windows = Protocol((0.75, 1.0), flip=True, crop=24)
-    summed = sum(scaled_crop_scores(port, images, scale, 24, True) for scale in windows.scales)
+    summed = sum(scale_crop_eval(port, images, scale, 24, True) for scale in windows.scales)
     np.testing.assert_array_equal(windows.predict(port, images, (30, 44)), summed.numpy().argmax(1))
 
 
@@ -358,142 +350,3 @@ def test_names_of_protocols():
 def test_a_scale_that_leaves_nothing_is_refused():
     with pytest.raises(InputError, match="0.01.*40x30"):
         predict_scaled(lambda images: images, paddle.zeros([1, 3, 30, 40]), 0.01, (30, 40))
-
-
-# --------------------------------------------------------------------------------------------------------- evaluate.py
-
-
-class Drawn:
-    """Pictures of unequal sizes whose label is the brightest channel, where a pixel is bright enough."""
-
-    def __init__(self, count: int = 3):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int):
-        image = np.random.default_rng(index).standard_normal((3, 24, 48 + 8 * index)).astype(np.float32)
-        return image, np.where(image.max(0) > 0.2, image.argmax(0), 255)
-
-    def image_path(self, index: int) -> Path:
-        return Path(f"{index}.png")
-
-
-def test_evaluate_counts_every_picture():
-    data, options = Drawn(), parse_options(["--num_classes", "3"])
-    whole, half = evaluation.evaluate_protocols(lambda x: x, data, options, [Protocol((1.0,)), Protocol((0.5,))])
-    assert whole.miou() == whole.pixel_accuracy() == 1.0 and half.miou() < 0.9
-    assert whole.matrix.sum() == half.matrix.sum() == sum((data[i][1] != 255).sum() for i in range(3))
-
-
-def test_labels_that_are_no_class_name_the_picture():
-    options = parse_options(["--num_classes", "2"])
-    with pytest.raises(InputError, match="^0.png: labels hold 2"):
-        evaluation.evaluate_protocols(lambda x: x[:, :2], Drawn(), options, [Protocol((1.0,))])
-
-
-PROCESSES = """
-import sys
-sys.path[:0] = sys.argv[1:]
-import paddle.distributed as dist
-from evaluate import evaluate_protocols
-from inference import Protocol
-from options import parse_options
-from test_metric import Drawn
-dist.init_parallel_env()
-matrix, = evaluate_protocols(lambda x: x, Drawn(), parse_options(["--num_classes", "3"]), [Protocol((0.5,))])
-print("process", dist.get_rank(), matrix.matrix.tolist())
-"""
-
-
-def test_two_processes_count_what_one_counts(tmp_path):
-    """Three pictures on two processes: the sampler gives one of them twice, and it counts once."""
-    script = tmp_path / "processes.py"
-    script.write_text(PROCESSES)
-    launch = ["paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
-    command = [sys.executable, "-m", *launch, str(script), str(STDCSEG), str(STDCSEG / "tests")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    options = parse_options(["--num_classes", "3"])
-    (alone,) = evaluation.evaluate_protocols(lambda x: x, Drawn(), options, [Protocol((0.5,))])
-    said = finished.stdout + "".join(log.read_text() for log in (tmp_path / "log").glob("workerlog.*"))
-    for rank in range(2):
-        assert f"process {rank} {alone.matrix.tolist()}" in said
-
-
-MEMORY = """
-import resource, sys
-sys.path.insert(0, sys.argv[1])
-import paddle
-from inference import Protocol
-weight = paddle.rand([19, 3, 1, 1])
-images = paddle.rand([1, 3, 1024, 2048])
-for protocol in Protocol((0.5,)), Protocol((0.5, 1.0), True), Protocol((1.0,), True, 1024):
-    protocol.predict(lambda x: paddle.nn.functional.conv2d(x, weight), images, (1024, 2048))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-"""
-
-
-def test_memory_of_a_cityscapes_picture():
-    """What the evaluation itself needs in each mode, with a network of one layer: 1.3 GB, that of Paddle included."""
-    command = [sys.executable, "-c", MEMORY, str(STDCSEG)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert finished.returncode == 0, finished.stderr
-    assert int(finished.stdout.split()[-1]) < 2 * 2**30
-
-
-@pytest.fixture(scope="module")
-def run_files(tmp_path_factory) -> list[str]:
-    """Options that name random weights of a narrow network, and three drawn pictures."""
-    root = tmp_path_factory.mktemp("run")
-    ensure_mini(root / "data", seed=3, train=1, val=3, size=(96, 64))
-    write_pdparams(root / "weights.pdparams", build_model(parse_options(["--base", "8"])).state_dict())
-    return ["--base", "8", "--weights", str(root / "weights.pdparams"), "--data_path", str(root / "data")]
-
-
-@pytest.mark.parametrize("engine", ["dygraph", "inference"])
-def test_evaluate_from_the_command_line(run_files, tmp_path, capsys, engine):
-    output = tmp_path / "metrics.json"
-    evaluation.main([*run_files, "--output", str(output), "--engine", engine])
-    metrics = json.loads(output.read_text())
-    assert list(metrics) == ["scale_0.5", "scale_0.75", "images"] and metrics["images"] == 3
-    assert list(metrics["scale_0.5"]["iou"]) == list(CLASS_NAMES)
-    said = capsys.readouterr().out
-    assert f"pixel accuracy {100 * metrics['scale_0.75']['pixel_accuracy']:.2f} %" in said
-    assert said.count("bicycle") == 2 and f"3 pictures, {engine}" in said
-
-
-def test_evaluate_with_sums_flips_and_windows(run_files, tmp_path, capsys):
-    output = tmp_path / "metrics.json"
-    words = ["--multi_scale", "0.5", "1", "--scale", "1", "--flip", "--crop_eval", "48", "--split", "train"]
-    evaluation.main([*run_files, *words, "--output", str(output)])
-    assert list(json.loads(output.read_text())) == ["scale_1_flip_crop_48", "scales_0.5_1_flip_crop_48", "images"]
-    rows = [line.rsplit(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
-    counted = sum(int(row[-2].replace(",", "")) for row in rows if row and row[0] in CLASS_NAMES)
-    assert 0 < counted <= 2 * 96 * 64  # one whole picture in two tables: nothing cropped, though it is of train
-    evaluation.main([*run_files, "--multi_scale", "0.5", "1", "--output", str(output)])
-    assert list(json.loads(output.read_text())) == ["scales_0.5_1", "images"]
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--scale", "0.001"], "scale 0.001 leaves nothing of a picture of 96x64"),
-        (["--split", "tset"], "tset"),
-        (["--weights", "missing.pdparams"], "missing.pdparams"),
-        (["--data_path", "missing"], "missing"),
-    ],
-)
-def test_bad_input_of_evaluate(run_files, words, said):
-    with pytest.raises(InputError, match=re.escape(said)) as caught:
-        evaluation.main([*run_files, *words])
-    assert "\n" not in str(caught.value)
-
-
-def test_figures_are_json_with_null_for_nan():
-    matrix = ConfusionMatrix(3)
-    matrix.update(np.array([[0, 1]]), np.array([[0, 0]]))
-    figures = json.loads(json.dumps(evaluation.figures(matrix, ["a", "b", "c"]), allow_nan=False))
-    assert figures["iou"] == {"a": 0.5, "b": 0.0, "c": None} and figures["miou"] is None
-    assert figures["miou_present"] == 0.25 and figures["pixel_accuracy"] == 0.5

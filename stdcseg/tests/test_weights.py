@@ -13,6 +13,7 @@ import torch
 
 from shared.align.formula import formula_state
 from shared.tests.scripts import call_script
+from shared.weights import save_checkpoint
 
 from convert import load_official
 from golden_files import canonical, official_shapes
@@ -145,6 +146,20 @@ def test_another_network_s_checkpoint_is_refused(official, tmp_path):
     assert not (tmp_path / "out.pdparams").exists()
 
 
+def test_the_network_options_come_from_a_checkpoint(converted, official, tmp_path):
+    tensors = {name: np.asarray(value) for name, value in paddle.load(str(converted)).items()}
+    state = {"step": 1, "options": vars(parse_options(NARROW))}
+    save_checkpoint(tmp_path, "latest", {"model.pdparams": tensors}, state)
+    finished = call("convert.py", tmp_path / "latest", tmp_path / "back.pth")
+    assert finished.returncode == 0, finished.stderr
+    assert list(torch.load(tmp_path / "back.pth", weights_only=True)) == list(torch.load(official, weights_only=True))
+    file = tmp_path / "latest" / "state.json"
+    file.write_text(file.read_text().replace('"base": 8', '"base": -1'))
+    finished = call("convert.py", tmp_path / "latest", tmp_path / "again.pth")
+    assert finished.returncode == 2 and "base is -1" in finished.stderr and "Traceback" not in finished.stderr
+    assert not (tmp_path / "again.pth").exists()
+
+
 def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
     finished = call("export.py", "--weights", converted, "--output_dir", tmp_path, *NARROW)
     assert finished.returncode == 0, finished.stderr
@@ -170,12 +185,8 @@ def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
 def test_align_passes_on_a_narrow_network_and_names_a_planted_fault(tmp_path):
     """A copy of the folder whose context path is resized bilinearly instead: the forward stage must say so."""
     copy = tmp_path / "stdcseg"
-    copy.mkdir()
-    keep = ("options.py", "convert.py", "align.py", "inference.py", "metrics.py", "optimizers.py", "models", "losses")
-    for name in (*keep, "datasets", "reference", "alignment"):
-        source = FOLDER / name
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, copy / name, ignore=ignore) if source.is_dir() else shutil.copy(source, copy / name)
+    ignore = shutil.ignore_patterns("__pycache__", "data", "output", "result", "logs", "tests")
+    shutil.copytree(FOLDER, copy, ignore=ignore)
     from mini.draw import ensure_mini
 
     data = ensure_mini(tmp_path / "data", train=4, val=2, size=(128, 64))
