@@ -22,6 +22,7 @@ import numpy as np
 from shared.deploying.benchmark import DYGRAPH, INFERENCE, TORCH, Bench, build_parser, run_benchmark, show
 from shared.running.options import positive_int
 
+import ops
 from options import parse_options
 
 #: speed and memory that this repository aims at
@@ -89,8 +90,6 @@ def _torch_operator(what: str, height: int, width: int) -> Callable:
 
 def _paddle_operator(what: str, height: int, width: int) -> Callable:
     import paddle
-
-    import ops
 
     ops.set_implementation("compiled")
     inputs = {name: paddle.to_tensor(array) for name, array in encoder_inputs(height, width).items()}
@@ -242,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--step_size", **size, default=[320, 480], help="the images of a training step")
     add("--batch", type=positive_int, metavar="N", default=1, help="images of a training step")
     options = parse_options(argv, parser)
+    ops.check_choice()
     about = {"network": "ResNet-50"}
     run_benchmark(__file__, argv, options, build_case, sections, about, lambda case: case[1] != "operator")
 

@@ -8,22 +8,19 @@ gives the reference's defaults; only paths differ, which are relative to this fo
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from shared import InputError
 from shared.running.options import (
     Group,
+    PaperOptions,
     count,
     finite,
     fraction,
-    grouped_parser,
     not_negative,
-    parse_for_weights,
-    parse_with_defaults,
     positive_float,
     positive_int,
-    remembered_options,
     whole_number,
 )
 from shared.weights import WeightFile, read_weights
@@ -206,23 +203,8 @@ _GROUPS = {
 }
 
 
-def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
-    """A parser with these groups of options; each script adds its own few."""
-    return grouped_parser(description or "Deformable DETR in PaddlePaddle", [_GROUPS[group] for group in groups])
-
-
-def parse_options(
-    argv: Sequence[str] | None = None,
-    parser: argparse.ArgumentParser | None = None,
-    defaults: Mapping | None = None,
-) -> argparse.Namespace:
-    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
-
-    `defaults` replaces the reference's defaults (by the options a checkpoint was trained with, say); `argv` wins over
-    both. Wrong values end the process with exit status 2, as argparse does.
-    """
-    parser = parser or build_parser()
-    options = parse_with_defaults(build_parser(), argv, parser, defaults)
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends in `parser.error` for values that do not fit each other."""
     if options.hidden_dim % options.nheads:
         parser.error(f"argument --hidden_dim: {options.hidden_dim} is no multiple of --nheads {options.nheads}")
     if options.hidden_dim % 32:
@@ -233,17 +215,18 @@ def parse_options(
         parser.error(f"argument --dilation: {options.backbone} has no dilated form; take resnet50 or deeper")
     if options.crop_range[0] > options.crop_range[1]:
         parser.error("argument --crop_range: the smallest side comes first")
-    return options
+
+
+_OPTIONS = PaperOptions("Deformable DETR in PaddlePaddle", _GROUPS, NETWORK_OPTIONS, NO_WEIGHTS, check=_check)
+build_parser = _OPTIONS.build_parser
+parse_options = _OPTIONS.parse_options
 
 
 def parse_options_for_weights(
     argv: Sequence[str] | None, parser: argparse.ArgumentParser, needed: bool = True
 ) -> argparse.Namespace:
-    """`parse_options`, with the network's options of --resume, else of --weights, as defaults.
-
-    InputError for weights that are missing, cannot be read, or are `needed` and not given.
-    """
-    return parse_for_weights(parse_options, argv, parser, stored_options, NO_WEIGHTS, needed)
+    """`parse_options`, with the network's options of --resume, else of --weights, as defaults (`stored_options`)."""
+    return _OPTIONS.parse_options_for_weights(argv, parser, needed, stored_options)
 
 
 def stored_options(path: str | Path | None) -> dict:
@@ -254,7 +237,7 @@ def stored_options(path: str | Path | None) -> dict:
     """
     if path is None:
         return {}
-    return remembered_options(str(path), build_parser(), NETWORK_OPTIONS) or describe(read_weights(path))
+    return _OPTIONS.remembered_options(str(path)) or describe(read_weights(path))
 
 
 def describe(file: WeightFile) -> dict:

@@ -27,18 +27,6 @@ from reference import data as reading
 from reference import evaluation, losses, network, official, training
 from reference.operator import ms_deform_attn_torch
 
-_TWIN = SimpleNamespace(
-    build_reference=network.build_reference,
-    build_criterion=losses.build_criterion,
-    post_process=losses.post_process,
-    operator=ms_deform_attn_torch,
-)
-
-
-def _code(context: Context) -> SimpleNamespace:
-    """The functions of the torch side: the twin's, or the official checkout's."""
-    return official.load(context.options.reference) if context.options.reference else _TWIN
-
 
 def _open_split(options: argparse.Namespace, split: str) -> recording.Split:
     source = reading.Reading(options, split)
@@ -55,8 +43,8 @@ def _pad(images: Sequence[np.ndarray]) -> tuple:
     return reading.batch([(image, {}) for image in images])[:2]
 
 
-def _side(context: Context) -> recording.Side:
-    code = _code(context)
+def build_side(code: SimpleNamespace) -> recording.Side:
+    """The parts of the torch side with these builders of network, losses, post-processing and operator."""
 
     def load_network(context: Context, name: str, options: argparse.Namespace) -> nn.Module:
         return load(code.build_reference(options), context, feeds.weights_file(context, name))
@@ -76,9 +64,23 @@ def _side(context: Context) -> recording.Side:
     )
 
 
+_TWIN = SimpleNamespace(
+    build_reference=network.build_reference,
+    build_criterion=losses.build_criterion,
+    post_process=losses.post_process,
+    operator=ms_deform_attn_torch,
+)
+TWIN = build_side(_TWIN)
+
+
+def _code(context: Context) -> SimpleNamespace:
+    """The functions of the torch side: the twin's, or the official checkout's."""
+    return official.load(context.options.reference) if context.options.reference else _TWIN
+
+
 def prepare(context: Context) -> None:
     """Make the mini data set, the official-format weights that both sides load, and choose batches."""
-    side = _side(context)  # refuses a --reference that is no official checkout
+    _code(context)  # refuses a --reference that is not an official checkout
     if not context.options.data_path:
         from mini.draw import ensure_mini
 
@@ -95,9 +97,9 @@ def prepare(context: Context) -> None:
         drawn += feeds.networks(context)
     if not context.options.weights:
         for name, options in dict([*drawn, *chosen]).items():
-            draw_weights(context, side, options, name)
+            draw_weights(context, TWIN, options, name)
     for name, options in chosen:
-        choose_batch(context, side, name, options)
+        choose_batch(context, TWIN, name, options)
 
 
 def structure(context: Context) -> dict:
@@ -110,11 +112,11 @@ def structure(context: Context) -> dict:
 
 
 def data(context: Context) -> dict:
-    return recording.data(context, _side(context))
+    return recording.data(context, TWIN)
 
 
 def forward(context: Context) -> dict:
-    return recording.forward(context, _side(context))
+    return recording.forward(context, build_side(_code(context)))
 
 
 def metric(context: Context) -> dict:
@@ -123,15 +125,15 @@ def metric(context: Context) -> dict:
         images = [entry for entry in content["images"] if image_ids is None or entry["id"] in image_ids]
         return evaluation.coco_numbers(content | {"images": images}, detections)
 
-    return recording.metric(context, _side(context)._replace(post_process=losses.post_process), coco_numbers)
+    return recording.metric(context, TWIN, coco_numbers)
 
 
 def loss(context: Context) -> dict:
-    return recording.loss(context, _side(context))
+    return recording.loss(context, build_side(_code(context)))
 
 
 def backward(context: Context) -> dict:
-    side = _side(context)
+    side = build_side(_code(context))
 
     def steps(model: nn.Module, batch: tuple, options: argparse.Namespace) -> tuple:
         return _steps(model.train(), side.criterion(options), batch, options)
@@ -171,7 +173,7 @@ def _draw_first_weights(context: Context) -> None:
 
 
 def train(context: Context) -> dict:
-    options, side = feeds.data_options(context, feeds.TRAIN_ARGV), _side(context)
+    options = feeds.data_options(context, feeds.TRAIN_ARGV)
 
     def run(model: nn.Module) -> dict:
         criterion, optimizer = losses.build_criterion(options), training.build_optimizer(model, options)
@@ -187,7 +189,7 @@ def train(context: Context) -> dict:
             training.step(model, optimizer, value, options)
             return value.item()
 
-        return recording.train(options, context.dtype, side, step, loss_of)
+        return recording.train(options, context.dtype, TWIN, step, loss_of)
 
     model = load(network.build_reference(options), context, feeds.first_weights(context))
     train_control(context, model, run, feeds.SEED, ROUNDING)

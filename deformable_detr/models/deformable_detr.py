@@ -7,6 +7,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+import ops
 from .backbone import Backbone
 from .box_ops import box_cxcywh_to_xyxy
 from .layers import MLP, linear
@@ -115,8 +116,10 @@ def resize_mask(mask, size):
 def build_model(options: argparse.Namespace) -> DeformableDETR:
     """The network of `options` as a training starts it, in training mode.
 
-    The backbone's first weights are drawn; ImageNet's come from a file (convert.load_backbone).
+    The backbone's first weights are drawn; ImageNet's come from a file (convert.load_backbone). InputError for a wrong
+    $DEFORMABLE_DETR_OP.
     """
+    ops.check_choice()
     return DeformableDETR(options)
 
 

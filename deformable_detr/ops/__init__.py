@@ -15,6 +15,8 @@ import paddle
 from paddle import _C_ops
 from paddle.framework import in_dynamic_mode
 
+from shared import InputError
+
 from . import build, checks, pure_paddle
 
 IMPLEMENTATIONS = ("auto", "compiled", "paddle")
@@ -28,6 +30,12 @@ def set_implementation(name: str) -> None:
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation {name!r}: choose one of {', '.join(IMPLEMENTATIONS)}")
     _state.update(wanted=name, used=None)
+
+
+def check_choice() -> None:
+    """InputError for a wrong $DEFORMABLE_DETR_OP."""
+    if _state["wanted"] not in IMPLEMENTATIONS:
+        raise InputError(f"DEFORMABLE_DETR_OP={_state['wanted']}: choose one of {', '.join(IMPLEMENTATIONS)}")
 
 
 @contextmanager
@@ -45,7 +53,7 @@ def temporarily(name: str) -> Iterator[None]:
 def implementation() -> str:
     """Which of "compiled" and "paddle" calls run; compiles if necessary.
 
-    `build.CannotBuild` when "compiled" was asked for and cannot be made; ValueError for a wrong $DEFORMABLE_DETR_OP.
+    InputError when "compiled" was asked for and cannot be built, and for a wrong $DEFORMABLE_DETR_OP.
     """
     if _state["used"] is None:
         with _lock:
@@ -54,8 +62,7 @@ def implementation() -> str:
 
 
 def _choose(wanted: str) -> str:
-    if wanted not in IMPLEMENTATIONS:
-        raise ValueError(f"DEFORMABLE_DETR_OP={wanted}: choose one of {', '.join(IMPLEMENTATIONS)}")
+    check_choice()
     if wanted == "paddle":
         return wanted
     if not _state["loaded"]:

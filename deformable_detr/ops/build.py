@@ -6,11 +6,13 @@ temporary folder by a process of its own, under a lock, and renamed at the end: 
 compiles and the others wait, and a killed one leaves nothing that another would load.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import paddle
 
+from shared import InputError
 from shared.files import one_line, remove_stale, sync_folder, temporary_name
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +31,7 @@ HEADERS = sorted(HERE.glob("*.h"))
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 
 
-class CannotBuild(Exception):
+class CannotBuild(InputError):
     """The operator could not be compiled or loaded; the text is one line."""
 
 
@@ -96,7 +99,7 @@ def _compile(folder: Path, target: Path) -> None:
     temporary = folder / temporary_name()
     temporary.mkdir()
     try:
-        command = [sys.executable, __file__, str(temporary)]
+        command = [sys.executable, __file__, str(temporary), str(os.getpid())]
         # a launcher's variables would make the child join its processes
         settings = {name: value for name, value in os.environ.items() if not name.startswith(("PADDLE_", "FLAGS_"))}
         done = subprocess.run(command, env=settings, capture_output=True, text=True, errors="replace", check=False)
@@ -113,9 +116,12 @@ def _compile(folder: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Compile into the folder named on the command line; `load` also registers the operator, which proves it usable."""
+    """Compile into the folder on the command line, for the process there; `load` proves the operator usable."""
     from paddle.utils import cpp_extension
 
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent, also when that was killed
+    if os.getppid() != int(sys.argv[2]):
+        return
     # Paddle's own OpenMP runtime: a second one would compete for the cores
     libraries = Path(paddle.__file__).parent / "libs"
     runtime = [f"-L{libraries}", "-l:libiomp5.so"] if (libraries / "libiomp5.so").is_file() else ["-fopenmp"]

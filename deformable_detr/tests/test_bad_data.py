@@ -1,73 +1,18 @@
-"""Pictures and annotation files of every kind, good and bad: read right, or refused with one line."""
+"""Bad annotation files and folders: refused with one line (pictures: shared/tests/test_pictures.py)."""
 
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from shared import InputError
+from shared.tests.fuzz import fuzz_reader
 
 from data_sets import annotation, edit, lay_out, small_options, small_set
-from datasets import build_dataset, load_image
-
-RED, SOFT = (200, 40, 90), 4  # a colour, and how far a JPEG may be off
-
-
-def coloured(mode: str) -> Image.Image:
-    """A plain picture of RED as `mode` stores it (its grey for "L")."""
-    image = Image.new("RGB", (32, 24), RED)
-    if mode == "P":
-        return image.quantize(8)
-    if mode == "RGBA":
-        return Image.merge("RGBA", (*image.split(), Image.new("L", image.size, 120)))
-    return image.convert(mode)
-
-
-@pytest.mark.parametrize("mode, end", [("RGB", "jpg"), ("L", "jpg"), ("CMYK", "jpg"), ("RGB", "png"), ("L", "png"),
-                                       ("P", "png"), ("RGBA", "png"), ("LA", "png"), ("1", "png")])  # fmt: skip
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, end):
-    coloured(mode).save(tmp_path / f"picture.{end}", quality=100)
-    image = load_image(tmp_path / f"picture.{end}")
-    assert image.mode == "RGB" and image.size == (32, 24)
-    pixels = np.asarray(image).astype(int).reshape(-1, 3)
-    if mode == "1":
-        assert set(np.unique(pixels).tolist()) == {0, 255}
-        return
-    grey = round(0.299 * RED[0] + 0.587 * RED[1] + 0.114 * RED[2])
-    expected = (grey,) * 3 if mode in ("L", "LA") else RED
-    assert np.abs(pixels - expected).max() <= SOFT
-
-
-def test_a_cmyk_jpeg_of_adobe_is_not_inverted(tmp_path):
-    """Such files hold inverted inks, which their Adobe marker says; Pillow writes and reads them so."""
-    coloured("CMYK").save(tmp_path / "ink.jpg", quality=100)
-    content = (tmp_path / "ink.jpg").read_bytes()
-    assert b"Adobe" in content
-    assert np.abs(np.asarray(load_image(tmp_path / "ink.jpg")).astype(int) - RED).max() <= SOFT
-
-
-def test_more_bits_than_rgb_holds(tmp_path):
-    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match="deep.png: has more than 8 bits a sample"):
-        load_image(tmp_path / "deep.png")
-
-
-@pytest.mark.parametrize("how", ["missing", "empty", "text", "truncated", "folder"])
-@pytest.mark.parametrize("end", ["jpg", "png"])
-def test_pictures_that_cannot_be_read(tmp_path, how, end):
-    path = tmp_path / f"picture.{end}"
-    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
-    Image.fromarray(noise).save(path)
-    content = path.read_bytes()
-    path.unlink()
-    if how == "folder":
-        path.mkdir()
-    elif how != "missing":
-        path.write_bytes({"empty": b"", "text": b"no picture", "truncated": content[: len(content) // 2]}[how])
-    with pytest.raises(InputError, match="cannot be read as a picture") as caught:
-        load_image(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+from datasets import CocoDetection, EvalTransform, build_dataset, read_annotations
+from metrics import evaluate_detections, read_results
 
 
 def drop(key: str):
@@ -122,7 +67,9 @@ def test_wrong_annotations(tmp_path, name):
 def test_files_that_are_no_annotations(tmp_path, content):
     root = lay_out(tmp_path)
     (root / "annotations/instances_train2017.json").write_bytes(content)
-    with pytest.raises(InputError, match="instances_train2017.json: (not JSON|holds a)") as caught:
+    with pytest.raises(
+        InputError, match="instances_train2017.json: (cannot be read as COCO annotations|holds a)"
+    ) as caught:
         small_set(root)
     assert "\n" not in str(caught.value)
 
@@ -156,7 +103,7 @@ def test_a_picture_of_another_size_than_its_annotations_say(tmp_path):
         ("train2017", "has no folder train2017/"),
         ("annotations", "has no file annotations/instances_train2017.json"),
         ("", "no such folder"),
-        (None, "--data_path is missing: it must hold train2017/ .*mini.py draws"),
+        (None, "--data_path is missing: it must hold train2017/ .*draw_mini.py draws"),
     ],
 )
 def test_missing_folders(tmp_path, missing, said):
@@ -171,7 +118,40 @@ def test_missing_folders(tmp_path, missing, said):
 
 def test_a_crop_larger_than_the_pictures(tmp_path):
     root = lay_out(tmp_path)
-    with pytest.raises(
-        InputError, match="--crop_range 50: a crop of that side does not fit pictures of --crop_sides 36"
-    ):
+    with pytest.raises(InputError, match="--crop_range 50: a crop of that side does not fit images of --crop_sides 36"):
         build_dataset(small_options(root, "--crop_range", "50", "60"), "train")
+
+
+# ----------------------------------------------------------------------------------------------- damaged files
+
+
+def test_damaged_annotations(tmp_path):
+    """What is accepted can be trained on and scored."""
+    root = lay_out(tmp_path, 4)
+    path = root / "annotations/instances_train2017.json"
+
+    def read(path: Path) -> None:
+        dataset = CocoDetection(root / "train2017", path, EvalTransform(), 6)
+        for image_id in dataset.ids:
+            entry = dataset.coco.imgs[image_id]
+            assert entry["width"] > 0 and entry["height"] > 0
+        for entry in dataset.coco.dataset["annotations"]:
+            assert np.isfinite(entry["bbox"]).all() and 0 <= entry["category_id"] < 6
+        evaluate_detections(dataset.coco, np.array([[dataset.ids[0], 1, 2, 3, 4, 0.5, 1.0]]))
+
+    assert fuzz_reader(read, path, path.read_bytes(), 400) > 100
+
+
+def test_damaged_results(tmp_path):
+    root = lay_out(tmp_path, 4)
+    coco = read_annotations(root / "annotations/instances_train2017.json")
+    results = [
+        {"image_id": 90 - n, "category_id": 1, "bbox": [1.5, 2, 3.25, 4], "score": 0.5 / (n + 1)} for n in range(4)
+    ]
+
+    def read(path: Path) -> None:
+        rows = read_results(path, coco)
+        assert np.isfinite(rows).all()
+        evaluate_detections(coco, rows)
+
+    assert fuzz_reader(read, tmp_path / "results.json", json.dumps(results).encode(), 300) > 100

@@ -1,7 +1,6 @@
-"""Reading, transforms, batches and order, against the golden figures of the official code and against themselves."""
+"""Reading, transforms and batches of Paddle and of the twin against the golden figures, and against themselves."""
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -14,35 +13,30 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from shared import InputError
+from shared.running.sampling import EpochBatchSampler
 
 from data_sets import annotation, lay_out, small_options, small_set
 from datasets import (
-    CocoDetection,
-    EpochBatchSampler,
     EvalTransform,
     TrainTransform,
     build_dataset,
     build_loader,
-    collate,
+    pad_images,
     prepare_target,
     transforms,
 )
 from datasets.categories import CATEGORIES
-from datasets.sampling import share_of
 from golden_files import DATA, close, golden, sliced, statistics
+from networks import SIDES
 from options import parse_options
+from reference import data as reading
 
 FILE = golden("data")
-EXACT = ("labels", "image_id", "iscrowd", "orig_size", "size")
-
-
-def picture_test(function):
-    """A test that needs the COCO pictures: without them there is no such test, rather than one that is skipped."""
-    return function if DATA else None
+both = pytest.mark.parametrize("side", SIDES)
 
 
 class Recorded:
-    """Python's draws from a seed, written down as the official run's were."""
+    """Python's draws from a seed, recorded as the official run's were."""
 
     def __init__(self, seed: int):
         self.source, self.log = random.Random(seed), []
@@ -60,43 +54,38 @@ class Recorded:
         return value
 
 
-def golden_annotations() -> dict:
-    return json.loads(bytes(FILE["input/annotations_json"]))
-
-
 @pytest.fixture(scope="module")
-def official(tmp_path_factory) -> Path:
-    """The golden annotation file on disk."""
-    path = tmp_path_factory.mktemp("golden") / "instances.json"
-    path.write_bytes(bytes(FILE["input/annotations_json"]))
-    return path
+def official(tmp_path_factory):
+    """Options of a folder in COCO's layout with the golden annotations; its images are the real ones or grey."""
+    root = tmp_path_factory.mktemp("golden")
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        content = bytes(FILE["input/annotations_json"])
+        (root / "annotations" / f"instances_{split}2017.json").write_bytes(content)
+        if DATA:
+            (root / f"{split}2017").symlink_to(DATA / "coco")
+            continue
+        (root / f"{split}2017").mkdir()
+        for entry in json.loads(content)["images"]:
+            image = Image.new("RGB", (entry["width"], entry["height"]), (90, 90, 90))
+            image.save(root / f"{split}2017" / entry["file_name"])
+    return parse_options(["--data_path", str(root)])
 
 
-def pictures_of(official: Path) -> Path:
-    """Where the golden pictures are: the real ones, or grey ones of their sizes."""
-    if DATA:
-        return DATA / "coco"
-    for entry in golden_annotations()["images"]:
-        Image.new("RGB", (entry["width"], entry["height"]), (90, 90, 90)).save(official.parent / entry["file_name"])
-    return official.parent
-
-
-def check_sample(key: str, sample, with_image: bool) -> None:
+def check_sample(key: str, sample: tuple) -> None:
     """A sample against the figures `key`: exact for labels and sizes, 1e-6 for boxes and areas, 1e-5 for pixels."""
     image, target = sample
-    for name in EXACT:
-        np.testing.assert_array_equal(target[name], FILE[f"{key}/{name}"], err_msg=f"{key}/{name}")
-        assert target[name].dtype == FILE[f"{key}/{name}"].dtype, f"{key}/{name}"
-    for name in ("boxes", "area"):
-        assert target[name].dtype == np.float32
-        np.testing.assert_allclose(target[name], FILE[f"{key}/{name}"], rtol=1e-6, atol=1e-7, err_msg=f"{key}/{name}")
+    for name, value in target.items():
+        assert value.dtype == FILE[f"{key}/{name}"].dtype, f"{key}/{name}"
+        bounds = {"rtol": 1e-6, "atol": 1e-7} if name in ("boxes", "area") else {"rtol": 0, "atol": 0}
+        np.testing.assert_allclose(value, FILE[f"{key}/{name}"], **bounds, err_msg=f"{key}/{name}")
     assert image.dtype == np.float32 and image.shape == (3, *target["size"])
-    if with_image:
+    if DATA:
         close(sliced(FILE, f"{key}/image", image), FILE[f"{key}/image"], 1e-5, key, relative=False)
         close(statistics(image), FILE[f"{key}/image/stats"], 1e-5, key, relative=False)
         wide = image.astype(np.float64)
-        both = np.stack([wide.mean((1, 2)), wide.std((1, 2))])
-        close(both, FILE[f"{key}/channel_mean_std"], 1e-5, key, relative=False)
+        channels = np.stack([wide.mean((1, 2)), wide.std((1, 2))])
+        close(channels, FILE[f"{key}/channel_mean_std"], 1e-5, key, relative=False)
     elif f"meta/shape/{key}/image" in FILE.files:
         assert image.shape == tuple(FILE[f"meta/shape/{key}/image"])
 
@@ -106,78 +95,82 @@ def check_sample(key: str, sample, with_image: bool) -> None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def test_golden_order_and_count_of_left_out_boxes(official, capsys):
-    dataset = CocoDetection(pictures_of(official), official, EvalTransform(), 91)
-    np.testing.assert_array_equal(dataset.ids, FILE["data/ids"])
-    # Of each of the three annotated pictures: one box of no width, one beyond the right edge.
+def test_golden_count_of_left_out_boxes(official, capsys):
+    dataset = build_dataset(official, "val")
+    # Of each of the three annotated images: one box of no width, one beyond the right edge.
     assert dataset.left_out == 6
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "6 boxes lie outside" in said and "(annotation 9, 10, 21, 22, 33, ...)" in said
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and "6 boxes lie outside" in line and "(annotation 9, 10, 21, 22, 33, ...)" in line
 
 
-def test_golden_val(official):
-    dataset = CocoDetection(pictures_of(official), official, EvalTransform(), 91)
-    for index in range(len(dataset)):
-        check_sample(f"data/val/{index}", dataset[index], DATA is not None)
+@both
+def test_golden_val(official, side):
+    ids, read = SIDES[side].open_split(official, "val")
+    np.testing.assert_array_equal(ids, FILE["data/ids"])
+    samples = [read(0, index) for index in range(len(ids))]
+    for index, sample in enumerate(samples):
+        check_sample(f"data/val/{index}", sample)
+    if DATA:
+        images, mask = SIDES[side].pad([image[:, ::4, ::4] for image, _ in samples[:3]])
+        assert list(images.shape) == FILE["data/collate/shape"].tolist()
+        np.testing.assert_array_equal((~mask).sum((1, 2)), FILE["data/collate/valid"])
+        np.testing.assert_array_equal(sliced(FILE, "data/collate/mask", mask), FILE["data/collate/mask"])
+        close(sliced(FILE, "data/collate/tensors", images), FILE["data/collate/tensors"], 1e-5, relative=False)
+        close(statistics(images), FILE["data/collate/tensors/stats"], 1e-5, relative=False)
 
 
+@both
 @pytest.mark.parametrize("generator", ["python", "torch"])
 @pytest.mark.parametrize("run", range(len(FILE["meta/train_seeds"])))
-def test_golden_train(official, generator, run):
+def test_golden_train(official, generator, run, side):
     """The official draws in the official order, the crop's corner from Python's generator or from torch's."""
-    dataset, transform = CocoDetection(pictures_of(official), official, EvalTransform(), 91), official_transform()
-    seed = int(FILE["meta/train_seeds"][run])
-    draws = Recorded(seed)
-    torch.manual_seed(seed)
-    corners: list[int] = []
+    seed, corners = int(FILE["meta/train_seeds"][run]), []
+    draws, torch_draws = Recorded(seed), torch.Generator().manual_seed(seed)
 
-    def from_torch(low: int, high: int) -> int:
-        corners.append(int(torch.randint(low, high + 1, (1,))))
+    def draw(low: int, high: int) -> int:
+        corners.append(int(torch.randint(low, high + 1, (1,), generator=torch_draws)))
         return corners[-1]
 
-    for index in range(len(dataset)):
+    corner = draw if generator == "torch" else None
+    if side == "torch":
+        source = reading.Reading(official, "train")
+        twin_corner = corner and (lambda *largest: [draw(0, most) for most in largest])
+
+        def read(index: int) -> tuple:
+            return source.item(index, draws, twin_corner)
+    else:
+        source = build_dataset(official, "train")
+
+        def read(index: int) -> tuple:
+            return source.transform(*source.read(index), draws, corner)
+
+    for index in range(len(source)):
         draws.log.clear(), corners.clear()
-        image, target = dataset.read(index)
-        sample = transform(image, target, draws, from_torch if generator == "torch" else None)
-        key = f"data/train_{generator}/{run}/{index}"
-        words = str(FILE[f"{key}/draws"]).split()
+        sample, key = read(index), f"data/train_{generator}/{run}/{index}"
         if corners:
             draws.log.insert(-1, f"torch_randint={','.join(map(str, corners))}")
-        assert draws.log == words
-        check_sample(key, sample, DATA is not None)
-
-
-def official_transform() -> TrainTransform:
-    options = parse_options([])
-    return TrainTransform(options.scales, options.max_size, options.crop_sides, options.crop_range)
+        assert draws.log == str(FILE[f"{key}/draws"]).split()
+        check_sample(key, sample)
 
 
 def test_golden_resize_sizes():
     for width, height, short, limit, *expected in FILE["data/resize_sizes"].tolist():
         assert list(transforms.resized_size((width, height), short, limit or None)) == expected
-
-
-@picture_test
-def test_golden_collate(official):
-    dataset = CocoDetection(DATA / "coco", official, EvalTransform(), 91)
-    images, mask = collate([dataset[index][0][:, ::4, ::4] for index in range(3)])
-    assert list(images.shape) == FILE["data/collate/shape"].tolist()
-    np.testing.assert_array_equal((~mask).sum((1, 2)), FILE["data/collate/valid"])
-    np.testing.assert_array_equal(sliced(FILE, "data/collate/mask", mask), FILE["data/collate/mask"])
-    close(sliced(FILE, "data/collate/tensors", images), FILE["data/collate/tensors"], 1e-5, relative=False)
-    close(statistics(images), FILE["data/collate/tensors/stats"], 1e-5, relative=False)
+        assert list(reading.resized_size(width, height, short, limit or None)) == expected
 
 
 def test_golden_shares_of_processes():
-    """The official permutations are torch's; what is compared is how a permutation is dealt out."""
-    pieces, found = golden("pieces"), 0
+    """The official permutations are torch's; the figures hold how a permutation is dealt out."""
+    pieces, compared = golden("pieces"), 0
     for key in (key for key in pieces.files if key.startswith("data/sampler/")):
         _, _, split, epoch, rank = key.split("/")
         generator = torch.Generator().manual_seed(int(epoch[5:]))
         order = torch.randperm(23, generator=generator).numpy() if split == "train" else np.arange(23)
-        np.testing.assert_array_equal(share_of(order, int(rank[4:]), 4), pieces[key])
-        found += 1
-    assert found == 16
+        sampler = EpochBatchSampler(23, 2, rank=int(rank[4:]), world=4, contiguous=True)
+        sampler.order = lambda order=order: order
+        np.testing.assert_array_equal(sampler.keys(), pieces[key])
+        compared += 1
+    assert compared == 16
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -280,9 +273,9 @@ def test_normalise():
     np.testing.assert_allclose(image[:, 0, 0], expected, rtol=1e-6)
 
 
-def test_batches_are_padded_at_the_right_and_bottom():
+def test_images_are_padded_at_the_right_and_bottom():
     images = [np.full((3, 4, 6), 1, np.float32), np.full((3, 5, 2), 2, np.float32)]
-    batch, mask = collate(images)
+    batch, mask = pad_images(images)
     assert batch.shape == (2, 3, 5, 6) and batch.dtype == np.float32 and mask.dtype == bool
     for one, padded, image in zip(batch, mask, images, strict=True):
         height, width = image.shape[1:]
@@ -320,113 +313,46 @@ def test_validation_is_not_augmented(root):
 
 
 def test_draws_are_of_seed_epoch_and_index(root):
-    def figures(seed: int, epoch: int, order) -> dict:
+    def samples(seed: int, epoch: int, order) -> dict:
         dataset = build_dataset(small_options(root, "--seed", str(seed)), "train")
         dataset.set_epoch(epoch)
         return {index: dataset[index][0].tobytes() for index in order}
 
-    first = figures(3, 1, range(7))
-    assert figures(3, 1, [6, 2, 0]).items() <= first.items()
-    for other in (figures(4, 1, range(7)), figures(3, 2, range(7))):
+    first = samples(3, 1, range(7))
+    assert samples(3, 1, [6, 2, 0]).items() <= first.items()
+    for other in (samples(4, 1, range(7)), samples(3, 2, range(7))):
         assert sum(other[index] != first[index] for index in range(7)) > 4
 
 
-def same(first, second) -> bool:
-    """Whether two batches are equal, bit for bit."""
-    if not all(np.array_equal(a.numpy(), b.numpy()) for a, b in zip(first[:2], second[:2], strict=True)):
-        return False
-    return all(
-        one.keys() == two.keys() and all(np.array_equal(one[key].numpy(), two[key].numpy()) for key in one)
-        for one, two in zip(first[2], second[2], strict=True)
-    )
-
-
 @pytest.mark.parametrize("most_pixels", [None, 1])
-def test_workers_change_nothing(root, most_pixels):
-    """Not even where images are too large for the shared memory."""
+def test_batches_and_workers(root, most_pixels):
+    """Workers change nothing, not even where images are too large for the shared memory."""
     dataset = small_set(root)
-    sampler = EpochBatchSampler(len(dataset), 2, seed=5)
     if most_pixels:
         dataset.transform.most_pixels = most_pixels
-    loaders = [build_loader(dataset, sampler, workers) for workers in (0, 1, 3)]
-    for loader in loaders:
+    batches = []
+    for workers in (0, 2):
+        loader = build_loader(dataset, EpochBatchSampler(len(dataset), 2, seed=5), workers)
         loader.set_epoch(2)
-    batches = [list(loader) for loader in loaders]
-    assert [len(found) for found in batches] == [4, 4, 4]
-    for plain, one, three in zip(*batches, strict=True):
-        assert same(plain, one) and same(plain, three)
-    images, mask, targets = batches[0][0]
-    assert images.dtype == paddle.float32 and mask.dtype == paddle.bool and len(targets) == 2
-    assert tuple(images.shape[2:]) == tuple(mask.shape[1:])
-    assert {"boxes", "labels", "area", "iscrowd", "image_id", "orig_size", "size"} == set(targets[0])
+        batches.append(list(loader))
+    assert [len(batch) for batch in batches] == [4, 4]
+    for (images, mask, targets), (other, other_mask, other_targets) in zip(*batches, strict=True):
+        assert (
+            images.dtype == paddle.float32
+            and mask.dtype == paddle.bool
+            and mask.shape == [len(targets), *images.shape[2:]]
+        )
+        np.testing.assert_array_equal(images.numpy(), other.numpy())
+        np.testing.assert_array_equal(mask.numpy(), other_mask.numpy())
+        for target, same in zip(targets, other_targets, strict=True):
+            assert set(target) == {"boxes", "labels", "area", "iscrowd", "image_id", "orig_size", "size"} == set(same)
+            assert all(np.array_equal(target[key].numpy(), same[key].numpy()) for key in target)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_in_the_middle_of_an_epoch(root, workers):
-    dataset = small_set(root)
-    loader = build_loader(dataset, EpochBatchSampler(len(dataset), 2, seed=5), workers)
-    loader.set_epoch(3)
-    whole = list(loader)
-    loader.set_epoch(3, 2)
-    rest = list(loader)
-    assert len(rest) == len(loader) == 2 and all(map(same, whole[2:], rest))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_picture_ends_the_loop(tmp_path, workers):
+def test_an_unreadable_image_ends_the_loop(tmp_path, workers):
     root = lay_out(tmp_path)
     (root / "train2017/003.png").write_bytes(b"no picture")
     dataset = small_set(root)
     with pytest.raises(InputError, match=r"003.png: cannot be read as a picture \(not a picture"):
         list(build_loader(dataset, EpochBatchSampler(len(dataset), 2), workers))
-
-
-def test_leaving_a_loop_early_leaves_no_process(root):
-    dataset = small_set(root)
-    batches = iter(build_loader(dataset, EpochBatchSampler(len(dataset), 1), 2))
-    next(batches)
-    batches.close()
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not [child for child in children if "pytest" in Path(f"/proc/{child}/cmdline").read_text()]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Order
-# --------------------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(some.integers(1, 40), some.integers(1, 5), some.integers(1, 6), some.booleans())
-def test_processes_share_an_epoch(length, world, size, shuffle):
-    samplers = [EpochBatchSampler(length, size, shuffle, 3, rank, world) for rank in range(world)]
-    for sampler in samplers:
-        sampler.set_epoch(4)
-    shares = [[index for batch in sampler for index in batch] for sampler in samplers]
-    assert len({len(share) for share in shares}) == 1
-    order = np.random.default_rng([3, 4]).permutation(length).tolist() if shuffle else list(range(length))
-    assert (np.concatenate(shares)[:length] == order).all()  # contiguous pieces, one after the other
-    assert set(order) == set(np.concatenate(shares).tolist())
-
-
-def test_drop_last_and_resume():
-    sampler = EpochBatchSampler(23, 4, seed=1, drop_last=True)
-    sampler.set_epoch(6)
-    whole = list(sampler)
-    assert len(whole) == len(sampler) == 5 and all(len(batch) == 4 for batch in whole)
-    sampler.set_epoch(6, 3)
-    assert list(sampler) == whole[3:]
-    sampler.set_epoch(7)
-    assert list(sampler) != whole
-
-
-def test_an_epoch_without_a_batch():
-    with pytest.raises(InputError, match="5 pictures on 2 processes do not fill a batch of 4; give --batch_size 3 or"):
-        EpochBatchSampler(5, 4, world=2, drop_last=True)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
-        EpochBatchSampler(5, 4, rank=2, world=2)
-
-
-def test_the_official_epoch():
-    """16 processes, 2 pictures each: 7,393 pictures a process and 3,696 steps (NOTES 2.11)."""
-    sampler = EpochBatchSampler(118287, 2, world=16, rank=15, drop_last=True)
-    assert sampler.samples_per_epoch == 7393 and len(sampler) == 3696

@@ -1,5 +1,6 @@
-"""evaluate.py with a network: batches against one picture at a time, the command line, checkpoints' options."""
+"""evaluate.py with a network: batches against one image at a time, the command line, engines, options of weights."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 from shared import InputError
 from shared.weights import write_pdparams
 
+import engine
 import evaluate
+import ops
 from data_sets import edit, lay_out, small_options, small_set
-from datasets import build_dataset
-from inference import dygraph_predictor, load_network, parse_for_weights
-from metrics import NUMBERS, evaluate_detections
+from deploy import load_network
+from metrics import NUMBERS, CocoMetrics
 from models import build_model
-from options import build_parser
+from options import build_parser, parse_options_for_weights
 
 NETWORK = (
     "--backbone resnet18 --backbone_norm batch --hidden_dim 32 --nheads 4 --enc_layers 1 --dec_layers 2 "
@@ -27,7 +29,7 @@ SIZES = "--val_size 64 --max_size 100 --num_classes 6 --num_workers 0".split()
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """A weight file of random weights whose scores and boxes differ between pictures."""
+    """A weight file of random weights whose scores and boxes differ between images."""
     paddle.seed(2)
     model = build_model(small_options(Path("."), *NETWORK))
     for name, parameter in model.named_parameters():
@@ -40,53 +42,47 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Pictures of one size, whose batches need no padding."""
+    """Images of one size, whose batches need no padding."""
     return lay_out(tmp_path_factory.mktemp("coco"), 6, "val", step=0)
 
 
-def found(root: Path, weights: Path, batch_size: int):
+def metrics_of(root: Path, weights: Path, batch_size: int) -> CocoMetrics:
     options = small_options(root, *NETWORK, *SIZES, "--weights", str(weights), "--batch_size", str(batch_size))
-    predict = dygraph_predictor(load_network(options))
-    return evaluate.find_all(predict, small_set(root, "val"), options)
+    return engine.evaluate(load_network(options), small_set(root, "val"), options)[0]
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 6])
-def test_a_batch_of_equal_sizes_finds_what_each_alone_finds(root, weights, batch_size):
-    """Every picture's detections, relative 1e-4: the earlier port could not evaluate more than one at a time."""
-    ids, rows = found(root, weights, batch_size)
-    alone, expected = found(root, weights, 1)
-    np.testing.assert_array_equal(ids, alone)
+def test_a_batch_of_equal_sizes_has_the_detections_of_each_alone(root, weights, batch_size):
+    """Every image's detections, relative 1e-4."""
+    rows, alone = (metrics_of(root, weights, size).rows for size in (batch_size, 1))
+    ids = np.unique(alone[:, 0])
+    assert len(ids) == 6
     for image_id in ids:
-        one, other = (part[part[:, 0] == image_id] for part in (rows, expected))
+        one, other = (part[part[:, 0] == image_id] for part in (rows, alone))
         assert one.shape == other.shape == (100, 7)
         np.testing.assert_allclose(one[:, 5], other[:, 5], rtol=1e-4)  # scores, in order
         pairs = ([tuple(row) for row in part[:, [6, 1, 2, 3, 4]]] for part in (one, other))
         np.testing.assert_allclose(*(np.array(sorted(part)) for part in pairs), rtol=1e-4, atol=5e-3)
-    assert np.std([rows[rows[:, 0] == image_id][0, 5] for image_id in ids]) > 1e-4  # pictures do differ
+    assert np.std([rows[rows[:, 0] == image_id][0, 5] for image_id in ids]) > 1e-4  # images do differ
 
 
 def test_command_line(root, weights, tmp_path, capsys):
     words = [*NETWORK, *SIZES, "--data_path", str(root), "--weights", str(weights), "--batch_size", "3"]
-    words += ["--output", str(tmp_path / "metrics.json"), "--save_results", str(tmp_path / "found.json")]
-    evaluate.main(words)
-    said = capsys.readouterr().out
-    written = json.loads((tmp_path / "metrics.json").read_text())
-    options = small_options(root, *NETWORK, *SIZES, "--batch_size", "3")
-    predict = dygraph_predictor(load_network(parse_for_weights(words[:-4], build_parser())))
-    expected = evaluate.evaluate_network(predict, build_dataset(small_options(root, *SIZES), "val"), options)
-    assert {name: written[name] for name in NUMBERS} == pytest.approx(expected.numbers, abs=1e-12)
-    assert "Average Recall" in said and "6 pictures, 600 detections, dygraph" in said
-    assert len(json.loads((tmp_path / "found.json").read_text())) == 600
-
-    evaluate.main(["--data_path", str(root), "--results", str(tmp_path / "found.json"),
-                   "--output", str(tmp_path / "again.json")])  # fmt: skip
-    again = json.loads((tmp_path / "again.json").read_text())
-    assert {name: again[name] for name in NUMBERS} == pytest.approx(expected.numbers, abs=1e-12)
+    evaluate.main([*words, "--output", str(tmp_path / "m.json"), "--save_results", str(tmp_path / "results.json")])
+    printed, expected = capsys.readouterr().out, metrics_of(root, weights, 3)
+    assert 0 <= expected.numbers["AP50"] < 0.3  # random weights
+    assert "Average Recall" in printed and "6 images, 600 detections, dygraph" in printed
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 600
+    results = ["--data_path", str(root), "--results", str(tmp_path / "results.json")]
+    evaluate.main([*results, "--output", str(tmp_path / "again.json")])
+    for name in ("m.json", "again.json"):
+        written = json.loads((tmp_path / name).read_text())
+        assert {number: written[number] for number in NUMBERS} == pytest.approx(expected.numbers, abs=1e-12)
 
 
 def test_weights_say_what_network_they_are_of(root, weights):
-    """The sizes of layers are read from the tensors; what they do not show is the command line's."""
-    options = parse_for_weights(["--weights", str(weights), "--nheads", "4"], build_parser())
+    """The sizes of layers are read from the tensors; the command line states what they do not show."""
+    options = parse_options_for_weights(["--weights", str(weights), "--nheads", "4"], build_parser())
     assert (options.backbone, options.hidden_dim, options.dec_layers, options.num_queries) == ("resnet18", 32, 2, 30)
     load_network(options)
 
@@ -97,20 +93,34 @@ def test_a_category_beyond_the_network(tmp_path, weights):
         evaluate.main([*NETWORK, *SIZES, "--data_path", str(root), "--weights", str(weights)])
 
 
-def test_random_weights_score_near_nothing(root, weights):
-    ids, rows = found(root, weights, 3)
-    numbers = evaluate_detections(small_set(root, "val").coco, rows, ids).numbers
-    assert 0 <= numbers["AP50"] < 0.3
-
-
-def test_inference_engine_scores_the_same(root, weights, tmp_path):
+def test_every_engine_has_the_same_detections(root, weights, tmp_path):
     words = [*NETWORK, *SIZES, "--data_path", str(root), "--weights", str(weights), "--batch_size", "3"]
-    results = {}
-    for engine in ("dygraph", "inference"):
-        file = tmp_path / f"{engine}.json"
-        evaluate.main([*words, "--engine", engine, "--save_results", str(file)])
-        results[engine] = json.loads(file.read_text())
-    scores = [[entry["score"] for entry in found] for found in results.values()]
-    np.testing.assert_allclose(*scores, rtol=1e-4)
-    boxes = [sorted((e["image_id"], e["category_id"], *e["bbox"]) for e in found) for found in results.values()]
-    np.testing.assert_allclose(*boxes, rtol=1e-4, atol=5e-3)
+    results = []
+    for name in ("dygraph", "inference", "onnx"):
+        evaluate.main([*words, "--engine", name, "--save_results", str(tmp_path / f"{name}.json")])
+        results.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    for other in results[1:]:
+        scores = [[entry["score"] for entry in entries] for entries in (results[0], other)]
+        np.testing.assert_allclose(*scores, rtol=1e-4)
+        boxes = [sorted((e["image_id"], e["category_id"], *e["bbox"]) for e in part) for part in (results[0], other)]
+        np.testing.assert_allclose(*boxes, rtol=1e-4, atol=5e-3)
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "demo", "export", "convert", "benchmark"])
+def test_a_wrong_choice_of_the_operator_is_one_line(script, root, weights, tmp_path, monkeypatch):
+    """$DEFORMABLE_DETR_OP, in every script that builds a network."""
+    monkeypatch.setitem(ops._state, "wanted", "fast")
+    monkeypatch.setitem(ops._state, "used", None)
+    lay_out(tmp_path / "data"), lay_out(tmp_path / "data", 3, "val")
+    network, out = [*NETWORK, "--num_classes", 6, "--weights", weights], ["--output_dir", tmp_path / "out"]
+    words = {
+        "train": [*network, *SIZES, *out, "--data_path", tmp_path / "data"],
+        "evaluate": [*network, *SIZES, "--data_path", root],
+        "demo": [*network, *out, "--image_path", root / "val2017"],
+        "export": [*network, *out],
+        "convert": [weights, tmp_path / "w.pth", "--nheads", 4],
+        "benchmark": [],
+    }[script]
+    with pytest.raises(InputError, match="^DEFORMABLE_DETR_OP=fast: choose one of auto, compiled, paddle$"):
+        importlib.import_module(script).main([str(word) for word in words])
+    assert not (tmp_path / "out").exists() and not (tmp_path / "w.pth").exists()

@@ -10,6 +10,8 @@ import pytest
 from shared import InputError
 
 import export
+from deploy import OUTPUTS, build_network
+from engine import predict
 from models import build_model
 from models.backbone import FrozenBatchNorm2D
 from options import parse_options
@@ -22,8 +24,8 @@ VARIANTS = {
 }
 
 
-def network(*more: str) -> tuple:
-    """A small network whose norms and boxes are not as at the start, where they would hide much, and its options."""
+def network(*more: str):
+    """A small network whose norms and boxes are not as at the start, where they would hide much."""
     options = parse_options([*SMALL, *more])
     paddle.seed(3)
     model, rng = build_model(options), np.random.default_rng(3)
@@ -36,25 +38,24 @@ def network(*more: str) -> tuple:
     for head in model.bbox_embed:
         weight = head.layers[-1].weight
         weight.set_value(rng.normal(0, 0.3, weight.shape).astype(np.float32))
-    return model, options
+    return model
 
 
 def expected(model, images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-    with paddle.no_grad():
-        outputs = model(paddle.to_tensor(images), paddle.to_tensor(mask))
-    return {key: outputs[key].numpy() for key in export.OUTPUTS}
+    outputs = predict(model, paddle.to_tensor(images), paddle.to_tensor(mask))
+    return {name: outputs[name].numpy() for name in OUTPUTS}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_inference_at_any_size(variant):
     """Two sizes, one of them of a single picture, after another; the network that was exported stays as it was."""
-    model, options = network(*VARIANTS[variant])
+    model = network(*VARIANTS[variant])
     before = {name: value.numpy() for name, value in model.state_dict().items()}
-    engine = export.exported_predictor(model, options)
+    engine = build_network(model, "inference", "cpu")
     for count, height, width in ((2, 128, 160), (1, 96, 200)):
         images, mask = (array[:count] for array in export.sample_batch(height, width))
         found = engine(images, mask)
-        assert set(found) == set(export.OUTPUTS)
+        assert set(found) == set(OUTPUTS)
         for key, array in expected(model, images, mask).items():
             np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-5, err_msg=key)
     after = model.state_dict()
@@ -64,7 +65,7 @@ def test_inference_at_any_size(variant):
 
 def test_files(tmp_path, capsys):
     """export.py on a weight file, both formats; the ONNX file runs at another size than the one it was checked at."""
-    model, _ = network(*VARIANTS["refine"])
+    model = network(*VARIANTS["refine"])
     weights, folder = tmp_path / "small.pdparams", tmp_path / "out"
     paddle.save(model.state_dict(), str(weights))
     argv = [*SMALL, *VARIANTS["refine"], "--weights", str(weights), "--output_dir", str(folder)]
@@ -76,13 +77,13 @@ def test_files(tmp_path, capsys):
     images, mask = export.sample_batch(96, 224)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     found = session.run(None, {"images": images, "mask": mask})
-    for key, array in zip(export.OUTPUTS, found, strict=True):
+    for key, array in zip(OUTPUTS, found, strict=True):
         np.testing.assert_allclose(array, expected(model, images, mask)[key], rtol=0, atol=1e-3, err_msg=key)
 
 
 def test_a_difference_writes_nothing(tmp_path, monkeypatch, capsys):
     """An engine that answers something else: exit status 1, and no file."""
-    model, _ = network(*VARIANTS["single_scale"])
+    model = network(*VARIANTS["single_scale"])
     weights, folder = tmp_path / "small.pdparams", tmp_path / "out"
     paddle.save(model.state_dict(), str(weights))
 
@@ -90,8 +91,7 @@ def test_a_difference_writes_nothing(tmp_path, monkeypatch, capsys):
         outputs = expected(model, images, mask)
         return outputs | {"pred_boxes": outputs["pred_boxes"] + np.float32(2e-4)}
 
-    monkeypatch.setattr(export, "export_inference", lambda *_: None)
-    monkeypatch.setattr(export, "inference_engine", lambda *_: engine)
+    monkeypatch.setattr(export, "exported_engine", lambda *_: engine)
     argv = [*SMALL, *VARIANTS["single_scale"], "--weights", str(weights), "--output_dir", str(folder)]
     assert export.main([*argv, "--format", "inference"]) == 1
     assert "nothing was written" in capsys.readouterr().out and not folder.exists()

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from shared import InputError
+from shared.tests.two_processes import launch
 
+import engine
 import evaluate
 from data_sets import edit, lay_out, small_options, small_set
 from datasets import read_annotations, split_paths
@@ -123,7 +124,7 @@ def test_perfect_none_and_empty(tmp_path):
     perfect = evaluate_detections(coco, rows).numbers
     assert perfect["AP"] == perfect["AP50"] == perfect["AR100"] == pytest.approx(1)
     nothing = evaluate_detections(coco, np.empty((0, 7)))
-    assert nothing.numbers["AP"] == nothing.numbers["AR100"] == 0 and nothing.detections == 0
+    assert nothing.numbers["AP"] == nothing.numbers["AR100"] == 0 and len(nothing.rows) == 0
     empty = create_index(coco.dataset | {"annotations": []})
     assert set(evaluate_detections(empty, rows).numbers.values()) == {-1}
 
@@ -167,11 +168,11 @@ def test_merge_keeps_the_first_of_a_picture():
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def predict(images: paddle.Tensor, mask: paddle.Tensor) -> dict[str, paddle.Tensor]:
-    """Logits [N, 8, 6] and boxes [N, 8, 4] that follow from the picture itself, not from its padding."""
-    valid = (~mask).astype("float32").unsqueeze(1)
-    seed = (images * valid).sum([2, 3]) / valid.sum([2, 3])
-    wave = paddle.sin(seed.sum(1).reshape([-1, 1, 1]) * 40 + paddle.arange(80, dtype="float32").reshape([8, 10]) * 1.7)
+def network(images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Logits [N, 8, 6] and boxes [N, 8, 4] that follow from the image itself, not from its padding."""
+    valid = ~mask[:, None]
+    seed = (images * valid).sum((2, 3)) / valid.sum((2, 3))
+    wave = np.sin(seed.sum(1).reshape(-1, 1, 1) * 40 + np.arange(80, dtype=np.float32).reshape(8, 10) * 1.7)
     return {"pred_logits": 3 * wave[..., :6], "pred_boxes": 0.4 + 0.3 * wave[..., 6:]}
 
 
@@ -180,28 +181,32 @@ def root(tmp_path_factory) -> Path:
     return lay_out(tmp_path_factory.mktemp("coco"), 7, "val")
 
 
-def all_found(root: Path, size: int, workers: int = 0):
+def all_rows(root: Path, size: int, workers: int = 0) -> np.ndarray:
     options = small_options(root, "--batch_size", str(size), "--num_workers", str(workers))
-    return evaluate.find_all(predict, small_set(root, "val"), options)
+    metrics, _ = engine.evaluate(network, small_set(root, "val"), options)
+    assert metrics.images == 7
+    return metrics.rows
 
 
 @pytest.mark.parametrize("size, workers", [(2, 0), (3, 1), (7, 0)])
-def test_batches_of_any_size_find_the_same(root, size, workers):
-    ids, rows = all_found(root, size, workers)
-    alone, expected = all_found(root, 1)
-    assert ids.tolist() == alone.tolist() == [84, 85, 86, 87, 88, 89, 90]
-    assert rows.shape == (7 * 48, 7)
+def test_batches_of_any_size_have_the_same_detections(root, size, workers):
+    rows, expected = all_rows(root, size, workers), all_rows(root, 1)
+    assert rows.shape == (7 * 48, 7) and np.unique(rows[:, 0]).tolist() == [84, 85, 86, 87, 88, 89, 90]
     np.testing.assert_array_equal(rows[:, 0], expected[:, 0])
     np.testing.assert_allclose(rows[:, 1:6], expected[:, 1:6], rtol=1e-4, atol=1e-3)
 
 
-def test_batches_are_seen_with_their_targets(root):
-    options, seen = small_options(root, "--batch_size", "3", "--num_workers", "0"), []
-    result = evaluate.evaluate_network(
-        predict, small_set(root, "val"), options, lambda outputs, targets: seen.append((outputs, targets))
-    )
-    assert [len(targets) for _, targets in seen] == [3, 3, 1] and result.images == 7
-    assert all(len(outputs["pred_logits"]) == len(targets) for outputs, targets in seen)
+def test_losses_of_every_batch(root):
+    """Means over the batches; the criterion gets outputs and targets that belong together."""
+    options, sizes = small_options(root, "--batch_size", "3", "--num_workers", "0"), []
+
+    def criterion(outputs: dict, targets: list) -> dict:
+        sizes.append(len(targets))
+        assert len(outputs["pred_logits"]) == len(targets)
+        return {"loss": float(len(targets))}
+
+    _, losses = engine.evaluate(network, small_set(root, "val"), options, criterion)
+    assert sizes == [3, 3, 1] and losses == {"loss": pytest.approx(7 / 3)}
 
 
 PROCESSES = """
@@ -211,26 +216,21 @@ import numpy as np
 import paddle.distributed as dist
 from pathlib import Path
 dist.init_parallel_env()
-from test_metric import all_found
-ids, rows = all_found(Path(sys.argv[3]), 2)
+from test_metric import all_rows
+rows = all_rows(Path(sys.argv[3]), 2)
 if dist.get_rank() == 1:
-    np.savez(sys.argv[4], ids=ids, rows=rows)
+    np.save(sys.argv[4], rows)
 """
 
 
-def test_two_processes_find_what_one_finds(root, tmp_path):
-    """Seven pictures on two processes: one of them is seen twice, and counts once."""
+def test_two_processes_detect_what_one_detects(root, tmp_path):
+    """Seven images on two processes: one of them is evaluated twice, and counts once."""
     script = tmp_path / "processes.py"
     script.write_text(PROCESSES)
-    launch = ["paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
-    words = [str(script), str(FOLDER), str(FOLDER / "tests"), str(root), str(tmp_path / "found.npz")]
-    done = subprocess.run([sys.executable, "-m", *launch, *words], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    ids, rows = all_found(root, 1)
-    with np.load(tmp_path / "found.npz") as both:
-        np.testing.assert_array_equal(both["ids"], ids)
-        np.testing.assert_allclose(both["rows"][:, 1:6], rows[:, 1:6], rtol=1e-4, atol=1e-3)
-        np.testing.assert_array_equal(both["rows"][:, 0], rows[:, 0])
+    launch(script, tmp_path, FOLDER, FOLDER / "tests", root, tmp_path / "rows.npy")
+    rows, expected = np.load(tmp_path / "rows.npy"), all_rows(root, 1)
+    np.testing.assert_allclose(rows[:, 1:6], expected[:, 1:6], rtol=1e-4, atol=1e-3)
+    np.testing.assert_array_equal(rows[:, 0], expected[:, 0])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_command_line_on_results(tmp_path, capsys):
     words = ["--data_path", str(root), "--results", str(tmp_path / "found.json")]
     evaluate.main([*words, "--output", str(tmp_path / "metrics.json"), "--save_results", str(tmp_path / "again.json")])
     said = capsys.readouterr().out
-    assert "Average Precision" in said and f"7 pictures, {len(rows)} detections" in said
+    assert "Average Precision" in said and f"7 images, {len(rows)} detections" in said
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["AP"] == pytest.approx(1) and set(written) == {*NUMBERS, "per_category", "images", "detections"}
     assert json.loads((tmp_path / "again.json").read_text()) == json.loads((tmp_path / "found.json").read_text())
@@ -258,7 +258,7 @@ GOOD = {"image_id": 90, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"{", "not JSON"),
+        (b"{", "cannot be read as COCO results"),
         (b"{}", "holds a dict, not a list of detections"),
         ([GOOD, 3], "detection number 1 .* has no finite image_id"),
         ([GOOD | {"bbox": [1, 2, 3]}], "detection number 0 .* has no finite image_id"),
@@ -283,7 +283,7 @@ def test_bad_result_files(root, tmp_path, content, said):
         ([], "--weights is missing: give .* or --results"),
         (["--weights", "{root}", "--results", "x.json"], "exclude each other"),
         (["--results", "nowhere.json"], "--data_path is missing"),
-        (["--results", "nowhere.json", "--data_path", "{root}"], "nowhere.json: cannot be read"),
+        (["--results", "nowhere.json", "--data_path", "{root}"], "nowhere.json: cannot be read as COCO results"),
         (["--weights", "nowhere.pdparams", "--data_path", "{root}"], "nowhere.pdparams: no such file"),
     ],
 )

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-import torch
+
+from shared import InputError
+from shared.weights import as_numpy
 
 import ops
 from golden_files import close, golden, sliced
+from networks import SIDES
 from ops import build
-from reference.operator import ms_deform_attn_torch
 
 OPS = Path(build.__file__).parent
 GRADIENTS = ("grad_value", "grad_sampling_locations", "grad_attention_weights")
@@ -36,19 +38,21 @@ def starts_of(shapes) -> np.ndarray:
     return np.cumsum([0, *np.prod(shapes, 1)])[:-1]
 
 
-def run(implementation: str, value, shapes, locations, weights, gradient=None, needed=(True, True, True)):
-    """Arrays in, arrays out: the output, and with `gradient` the gradients (None: not asked for)."""
-    if implementation:
+def run(implementation: str | None, value, shapes, locations, weights, gradient=None, needed=(True, True, True)):
+    """Arrays in, arrays out: the output, and with `gradient` the gradients (None: not asked for).
+
+    `implementation`: one of ops, the torch twin's, or None for the one that is chosen.
+    """
+    side = SIDES["torch" if implementation == "twin" else "paddle"]
+    if implementation in ops.IMPLEMENTATIONS:
         ops.set_implementation(implementation)
-    floats = [
-        paddle.to_tensor(a, stop_gradient=not n) for a, n in zip((value, locations, weights), needed, strict=True)
-    ]
-    shapes, starts = paddle.to_tensor(np.asarray(shapes)), paddle.to_tensor(starts_of(shapes))
-    output = ops.ms_deform_attn(floats[0], shapes, starts, *floats[1:])
+    floats = [side.tensor(array, asked) for array, asked in zip((value, locations, weights), needed, strict=True)]
+    shapes, starts = side.tensor(np.asarray(shapes)), side.tensor(starts_of(shapes))
+    output = side.operator(floats[0], shapes, starts, *floats[1:])
     if gradient is None:
-        return output.numpy()
-    output.backward(paddle.to_tensor(gradient))
-    return [output.numpy(), *(None if tensor.grad is None else tensor.grad.numpy() for tensor in floats)]
+        return as_numpy(output)
+    output.backward(side.tensor(gradient))
+    return [as_numpy(output), *(None if tensor.grad is None else as_numpy(tensor.grad) for tensor in floats)]
 
 
 def draw(seed: int, batch=2, heads=3, channels=32, queries=9, points=4, shapes=((6, 4), (3, 2)), dtype=np.float64):
@@ -66,7 +70,7 @@ def draw(seed: int, batch=2, heads=3, channels=32, queries=9, points=4, shapes=(
 # ---------------------------------------------------------------- figures
 
 
-@both
+@pytest.mark.parametrize("implementation", ["compiled", "paddle", "twin"])
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case, dtype, implementation):
@@ -89,14 +93,9 @@ def test_golden(case, dtype, implementation):
 def test_twin(implementation):
     """The torch twin on other shapes than the golden ones, with gradients."""
     inputs, gradient = draw(1, batch=3, heads=2, channels=7, queries=40, points=3, shapes=((5, 9), (1, 1), (2, 3)))
-    value, locations, weights = (torch.tensor(inputs[index], requires_grad=True) for index in (0, 2, 3))
-    output = ms_deform_attn_torch(value, torch.tensor(inputs[1]), locations, weights)
-    output.backward(torch.tensor(gradient))
-    expected = [tensor.detach().numpy() for tensor in (output, value.grad, locations.grad, weights.grad)]
-    for name, actual, wanted in zip(
-        ("output", *GRADIENTS), run(implementation, *inputs, gradient), expected, strict=True
-    ):
-        close(actual, wanted, 1e-12, name)
+    pairs = zip(run(implementation, *inputs, gradient), run("twin", *inputs, gradient), strict=True)
+    for name, (actual, expected) in zip(("output", *GRADIENTS), pairs, strict=True):
+        close(actual, expected, 1e-12, name)
 
 
 @pytest.mark.parametrize("channels", [1, 30, 32, 64, 71, 1025, 2048])
@@ -183,8 +182,8 @@ def test_transposed_inputs(implementation):
 def test_one_gradient_alone(implementation, needed):
     """Paddle's grid_sample ends the process when it is the grid alone that needs a gradient."""
     inputs, gradient = draw(5)
-    every, alone = run("compiled", *inputs, gradient), run(implementation, *inputs, gradient, needed)
-    for wanted, array, asked in zip(every[1:], alone[1:], needed, strict=True):
+    all_, alone = run("compiled", *inputs, gradient), run(implementation, *inputs, gradient, needed)
+    for wanted, array, asked in zip(all_[1:], alone[1:], needed, strict=True):
         assert (array is not None) == asked
         if asked:
             close(array, wanted, 1e-12)
@@ -364,7 +363,7 @@ def test_unknown_implementation(monkeypatch):
         ops.set_implementation("fast")
     monkeypatch.setitem(ops._state, "wanted", "fast")
     monkeypatch.setitem(ops._state, "used", None)
-    with pytest.raises(ValueError, match="DEFORMABLE_DETR_OP=fast: choose one of"):
+    with pytest.raises(InputError, match="DEFORMABLE_DETR_OP=fast: choose one of"):
         ops.implementation()
 
 

@@ -21,7 +21,7 @@ from shared.weights import read_weights, save_checkpoint, write_pdparams
 import convert
 from golden_files import VARIANTS, golden, official_shapes
 from models import build_model
-from options import NETWORK_OPTIONS, parse_options
+from options import NETWORK_OPTIONS, describe, parse_options, stored_options
 
 FOLDER = Path(__file__).resolve().parents[1]
 #: a small network of each kind; the tensors do not say how many heads there are
@@ -93,7 +93,7 @@ def test_every_official_tensor_there_and_back(variant):
     assert model.set_state_dict(filled) == ([], [])
     own = {name: value.numpy() for name, value in model.state_dict().items()}
     same_bits(official, layout.to_torch(own)[0])
-    found = convert.describe(read_like(official))
+    found = describe(read_like(official))
     wanted = vars(parse_options(VARIANTS[variant][1].split()))
     unsaid = {"dilation", "num_queries"} if variant in ("single_scale_dc5", "two_stage") else set()
     assert all(wanted[name] == value for name, value in found.items() if name not in unsaid)
@@ -152,7 +152,7 @@ def test_command_line_converts(tmp_path):
 
 def test_what_a_command_line_in_the_file_says(tmp_path):
     official_file(tmp_path / "c.pth", small(), nheads=4, enc_n_points=2, dec_n_points=3, dilation=True, num_queries=9)
-    found = convert.stored_options(tmp_path / "c.pth")
+    found = stored_options(tmp_path / "c.pth")
     assert found["nheads"] == 4 and found["dilation"] is True and found["num_classes"] == 9
     assert found["hidden_dim"] == 32 and found["dim_feedforward"] == 48 and found["backbone"] == "resnet18"
 
@@ -232,7 +232,7 @@ def test_a_checkpoint_folder_says_what_it_holds(tmp_path):
     options = parse_options([*SMALL, "--with_box_refine"])
     arrays = {name: value.numpy() for name, value in build_model(options).state_dict().items()}
     save_checkpoint(tmp_path, "latest", {"model.pdparams": arrays}, {"step": 1, "options": vars(options)})
-    found = convert.stored_options(tmp_path / "latest")
+    found = stored_options(tmp_path / "latest")
     assert found == {name: getattr(options, name) for name in NETWORK_OPTIONS}
     convert.main([str(tmp_path / "latest"), str(tmp_path / "back.pth")])
     assert len(read_weights(tmp_path / "back.pth").tensors) > 100
@@ -248,7 +248,7 @@ def test_damaged_weight_files(tmp_path):
     content = path.read_bytes()
 
     def read(path: Path) -> None:
-        convert.stored_options(path)
+        stored_options(path)
 
     assert fuzz_reader(read, path, content, 200) > 100
 
