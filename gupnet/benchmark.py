@@ -38,7 +38,7 @@ from shared.deploying.benchmark import (
 from shared.deploying.measure import has_onnx
 from shared.running.options import positive_int
 
-from constants import CLASSES, DOWN_RATIO, HEADING_BINS, INPUT_SIZE, MAX_OBJECTS, TERMS
+from constants import INPUT_SIZE, TERMS
 from options import FOLDER, input_side, parse_options
 
 PARTS = {"dense": "dense part", "whole": "whole network"}
@@ -112,22 +112,11 @@ def _paddle_inference(side: str, part: str, options: argparse.Namespace) -> Call
     return lambda: engine(inputs[0])
 
 
-def _targets(batch: int, options: argparse.Namespace, objects: int = 8) -> dict[str, np.ndarray]:
-    """Random targets with `objects` objects per image (NOTES 3.14)."""
-    rng = np.random.default_rng(0)
-    width, height = (side // DOWN_RATIO for side in options.input_size)
-    widths = {"depth": 1, "size_2d": 2, "offset_2d": 2, "offset_3d": 2, "size_3d": 3, "heading_res": 1}
-    targets = {name: rng.random((batch, MAX_OBJECTS, size), np.float32) for name, size in widths.items()}
-    targets["depth"] = targets["depth"] * 40 + 5
-    targets["heading_bin"] = rng.integers(0, HEADING_BINS, (batch, MAX_OBJECTS, 1))
-    targets["indices"] = rng.integers(0, width * height, (batch, MAX_OBJECTS))
-    targets["cls_ids"] = rng.integers(0, len(CLASSES), (batch, MAX_OBJECTS))
-    targets["mask_2d"] = np.tile((np.arange(MAX_OBJECTS) < objects).astype(np.uint8), (batch, 1))
-    targets["heatmap"] = rng.random((batch, len(CLASSES), height, width), np.float32) ** 8
-    for image in range(batch):
-        cells = targets["indices"][image, :objects]
-        targets["heatmap"][image].reshape(len(CLASSES), -1)[targets["cls_ids"][image, :objects], cells] = 1
-    return targets
+def _targets(batch: int, options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Targets with eight objects per image."""
+    from alignment.feeds import targets
+
+    return targets("benchmark", options.input_size, [8] * batch, "float32")
 
 
 def _torch_step(batch: int, options: argparse.Namespace) -> Callable:

@@ -5,21 +5,17 @@ seed, which the reference never sets.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.running.options import (
     Group,
+    PaperOptions,
     boolean,
     count,
-    grouped_parser,
     not_negative,
-    parse_for_weights,
-    parse_with_defaults,
     positive_float,
     positive_int,
     probability,
-    remembered_options,
 )
 
 from constants import CLASSES, INPUT_SIZE
@@ -150,34 +146,13 @@ _GROUPS = {
 }
 
 
-def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
-    """A parser with these groups of options; each script adds its own few."""
-    return grouped_parser(description or "GUPNet in PaddlePaddle", [_GROUPS[group] for group in groups])
-
-
-def parse_options(
-    argv: Sequence[str] | None = None,
-    parser: argparse.ArgumentParser | None = None,
-    defaults: Mapping | None = None,
-) -> argparse.Namespace:
-    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
-
-    `defaults` replaces the reference's defaults; `argv` wins over both. Wrong values end the process with exit status
-    2, as argparse does.
-    """
-    return parse_with_defaults(build_parser(), argv, parser, defaults)
-
-
-def parse_options_for_weights(
-    argv: Sequence[str] | None, parser: argparse.ArgumentParser, needed: bool = True
-) -> argparse.Namespace:
-    """Options, with the NETWORK_OPTIONS of the checkpoint in --resume or else --weights as defaults.
-
-    InputError where --weights is `needed` and missing, or where an option names a file that is not there.
-    """
-    hint = "give .pdparams, a checkpoint folder or an official .pth (make train-gupnet trains some)"
-
-    def remembered(weights: str | None) -> dict:
-        return remembered_options(weights, build_parser(), NETWORK_OPTIONS)
-
-    return parse_for_weights(parse_options, argv, parser, remembered, hint, needed, ("pretrain_path",))
+_OPTIONS = PaperOptions(
+    "GUPNet in PaddlePaddle",
+    _GROUPS,
+    NETWORK_OPTIONS,
+    hint="give .pdparams, a checkpoint folder or an official .pth (make train-gupnet trains some)",
+    files=("pretrain_path",),
+)
+build_parser = _OPTIONS.build_parser
+parse_options = _OPTIONS.parse_options
+parse_options_for_weights = _OPTIONS.parse_options_for_weights

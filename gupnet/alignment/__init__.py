@@ -1,12 +1,12 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
-from shared.align.curves import Panel, plot_curves
+from shared.align import papers
+from shared.align.curves import Panel
+from shared.align.papers import EQUAL
 from shared.diff import Tolerance
-from shared.stages import Stage
 
 FOLDER = Path(__file__).resolve().parents[1]
 
@@ -15,9 +15,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this paper's align.py besides the common ones."""
     text = "KITTI's object set, or the folder that holds it as KITTI/; drawn when not given"
     parser.add_argument("--data_path", default=None, metavar="DIR", help=text)
-
-
-EQUAL = Tolerance(absolute=0)
 
 
 def _data(dtype: str):
@@ -72,14 +69,8 @@ PANELS = (
     Panel("depth_error", "error of depth on val", "epoch", "metres"),
 )
 
-STAGES = (
-    Stage("structure", lambda dtype: EQUAL, per_dtype=False),
-    Stage("data", _data, per_dtype=False),
-    Stage("forward", _forward),
-    Stage("metric", lambda dtype: {"ap/": Tolerance(absolute=1e-6), "": Tolerance(1e-6, 1e-6)}),
-    Stage("loss", _loss),
-    Stage("backward", _backward),
-    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
+STAGES = papers.seven_stages(
+    _forward, _loss, _backward, _train, PANELS, {"ap/": Tolerance(absolute=1e-6), "": Tolerance(1e-6, 1e-6)}, _data
 )
 
 __all__ = ["FOLDER", "STAGES", "add_options"]

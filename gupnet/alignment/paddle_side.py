@@ -1,12 +1,11 @@
 """The Paddle side of the seven stages: this folder's own network, losses, data, metrics and training step."""
 
-import zlib
-
 import numpy as np
 import paddle
 
+from shared.align import papers
 from shared.convert import plan
-from shared.weights import as_numpy, read_torch
+from shared.weights import as_numpy
 
 from . import feeds, records
 from convert import load_official
@@ -34,7 +33,7 @@ def _named_parameters(model) -> dict:
     return {name: p for name, p in model.named_parameters() if not name.endswith(("._mean", "._variance"))}
 
 
-class _Training(records.Training):
+class _Training:
     def __init__(self, model, options):
         self.inner = build_training(model, options)
 
@@ -49,17 +48,8 @@ class _Training(records.Training):
 class PaddleSide(records.Side):
     def structure(self):
         model = build_model(parse_options([]))
-        state = self.state(model)
-        trained = [p for p in model.parameters() if not p.stop_gradient]
-        record = {"tensors": list(state), "parameters": sum(int(np.prod(p.shape)) for p in trained)}
-        record |= {f"shape/{name}": np.array(array.shape, np.int64) for name, array in state.items()}
-        path = feeds.weights_file(self.context)
-        tensors, torch_only, report = plan(model).to_paddle(read_torch(path).tensors)
-        report.raise_if_bad(path)
-        back, _ = plan(model).to_torch(tensors, torch_only)
-        return record | {
-            f"bits/{name}": zlib.crc32(np.ascontiguousarray(array).tobytes()) for name, array in back.items()
-        }
+        trained = sum(int(np.prod(p.shape)) for p in model.parameters() if not p.stop_gradient)
+        return papers.paddle_structure(plan(model), feeds.weights_file(self.context)) | {"parameters": trained}
 
     def open_split(self, options, split):
         dataset = build_dataset(options, split)
@@ -113,11 +103,7 @@ class PaddleSide(records.Side):
                 record[f"lines/{threshold}/{image}"] = feeds.words(result_lines(decoded))
         labels, results, _ = read_folders(*feeds.result_folders(self.context))
         curves = precision_curves(labels, results)
-        for kind, metrics in average_precisions(curves).items():
-            for name, figures in metrics.items():
-                record |= {f"ap/{kind}/{name}/{key}": np.array(values) for key, values in figures.items()}
-                record[f"curve/{kind}/{name}"] = curves[kind][name]
-        return record
+        return record | {"ap": average_precisions(curves), "curve": curves}
 
     def losses(self, outputs, targets, weights):
         given = _tensors(outputs)

@@ -1,6 +1,5 @@
 """The stages, written once for both sides: what a `Side` of either framework records."""
 
-import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,23 +13,26 @@ from constants import TERMS
 from options import parse_options
 
 STAGES = ("structure", "data", "forward", "metric", "loss", "backward", "train")
-Arrays = dict[str, np.ndarray]
-
-
-class Training(ABC):
-    """A network with its losses and its optimiser; `inputs` are those of `feeds`."""
-
-    @abstractmethod
-    def set_epoch(self, epoch: int) -> None:
-        """Set the learning rate of an epoch."""
-
-    @abstractmethod
-    def step(self, inputs: dict, weights: Mapping[str, float] | None) -> dict[str, float]:
-        """One update with these weights of the losses, none for None. Returns the losses, unweighted, and their sum."""
 
 
 class Side(ABC):
-    """One framework in one dtype; arrays go in and out. Tensors have their official names."""
+    """One framework in one dtype. A subclass has, beside the stages structure and metric:
+
+    open_split(options, split): its frame numbers, and (epoch, index) -> (image, P2, coord_range, targets, info)
+    load(name): a network with the weights of that name, in training mode
+    state(model), fill(model, state): {official name: array} of all tensors, out and in
+    run(model, inputs): the outputs, and under "regions" the features of the RoIs; in training mode for the mode "train"
+    parts(model, images): the levels of the backbone, and the neck's features
+    peaks(heatmap, count): score, cell and class of the best peaks of logits
+    losses(outputs, targets, weights): the terms, and the gradients of the outputs
+    gradients(model, inputs): the terms, and the gradients of the parameters
+    task_learning(max_epoch, dtype): (losses, epoch) -> the weights of the terms
+    groups(options), rates(options): (names, decay) of the optimiser's groups; the learning rate of every epoch
+    training(model, options): with set_epoch(epoch), and step(inputs, weights) -> the losses: an update, or without
+    weights none
+
+    Arrays go in and come out.
+    """
 
     def __init__(self, context: Context):
         self.context, self.dtype = context, context.dtype
@@ -41,57 +43,6 @@ class Side(ABC):
     @abstractmethod
     def metric(self) -> dict: ...
 
-    @abstractmethod
-    def open_split(self, options: argparse.Namespace, split: str) -> tuple[list[int], Callable[[int, int], tuple]]:
-        """The frames of a split, and a function (epoch, index) -> (image, P2, coord_range, targets, info)."""
-
-    @abstractmethod
-    def load(self, name: str = "drawn") -> Any:
-        """A network with the weights of that name, in training mode."""
-
-    @abstractmethod
-    def state(self, model: Any) -> Arrays: ...
-
-    @abstractmethod
-    def fill(self, model: Any, state: Arrays) -> None:
-        """Give tensors of the network other values."""
-
-    @abstractmethod
-    def run(self, model: Any, inputs: dict) -> Arrays:
-        """Outputs, and under "regions" the features of the RoIs; training mode in the mode "train" only."""
-
-    @abstractmethod
-    def parts(self, model: Any, images: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """The levels of the backbone, and the neck's features."""
-
-    @abstractmethod
-    def peaks(self, heatmap: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Score, cell and class of the best peaks of a heatmap's logits."""
-
-    @abstractmethod
-    def losses(self, outputs: Arrays, targets: Arrays, weights: Mapping | None) -> tuple[Arrays, Arrays]:
-        """The terms, and the gradients of the outputs."""
-
-    @abstractmethod
-    def gradients(self, model: Any, inputs: dict) -> tuple[Arrays, Arrays]:
-        """The terms, and the gradients of the parameters."""
-
-    @abstractmethod
-    def task_learning(self, max_epoch: int, dtype: str) -> Callable[[dict[str, float], int], dict[str, float]]: ...
-
-    @abstractmethod
-    def groups(self, options: argparse.Namespace) -> list[tuple[list[str], float]]:
-        """Names and decay of the optimiser's groups."""
-
-    @abstractmethod
-    def rates(self, options: argparse.Namespace) -> Sequence[float]:
-        """The learning rate of every epoch."""
-
-    @abstractmethod
-    def training(self, model: Any, options: argparse.Namespace) -> Training: ...
-
-    # ---------------------------------------------------------------- stages
-
     def data(self) -> dict:
         record = {}
         for name, split, argv in feeds.DATA_CASES:
@@ -100,8 +51,8 @@ class Side(ABC):
             for epoch in (0, 1) if split == "train" else (0,):
                 for index in feeds.chosen(len(numbers), 3):
                     image, calib, coord_range, targets, info = read(epoch, index)
-                    sample = {"image": image, "calib": calib, "coord_range": coord_range} | targets | info
-                    record |= {f"{name}/epoch{epoch}/{index}/{key}": np.asarray(value) for key, value in sample.items()}
+                    sample = {"image": image, "calib": calib, "coord_range": coord_range}
+                    record[f"{name}/epoch{epoch}/{index}"] = sample | targets | info
         return record
 
     def forward(self) -> dict:
@@ -109,13 +60,10 @@ class Side(ABC):
         initial = self.state(model)
 
         def run(name: str, inputs: dict) -> None:
-            outputs = self.run(model, inputs)
-            record.update({f"{name}/{key}": value for key, value in outputs.items()})
+            record[name] = self.run(model, inputs)
             if inputs.get("mode", "train") != "train":
-                peaks = self.peaks(outputs["heatmap"], inputs["K"])
-                record.update(
-                    {f"{name}/peak_{key}": v for key, v in zip(("score", "cell", "class"), peaks, strict=True)}
-                )
+                score, cell, kind = self.peaks(record[name]["heatmap"], inputs["K"])
+                record[name] |= {"peak_score": score, "peak_cell": cell, "peak_class": kind}
 
         choices = feeds.choices(self.context)
         for name, case in feeds.FORWARD.items():
@@ -124,12 +72,10 @@ class Side(ABC):
             inputs = feeds.inputs(name, case, choices.get(name, 0), self.dtype)
             run(name, inputs)
             if name in feeds.WATCHED:
-                after = self.state(model)
-                record |= {f"{name}/{key}": value for key, value in after.items() if "running" in key}
+                record[name] |= {key: value for key, value in self.state(model).items() if "running" in key}
                 self.fill(model, initial)
                 levels, features = self.parts(model, inputs["images"])
-                record |= {f"{name}/level{index}": level for index, level in enumerate(levels)}
-                record[f"{name}/features"] = features
+                record[name] |= {f"level{i}": level for i, level in enumerate(levels)} | {"features": features}
         for size, count in feeds.FRAMES.items():
             self.fill(model, initial)
             numbers, read = self.open_split(feeds.data_options(self.context, ["--input_size", *map(str, size)]), "val")
@@ -140,10 +86,9 @@ class Side(ABC):
     def loss(self) -> dict:
         record = {}
         for name, outputs, targets, weights in feeds.loss_cases(self.dtype):
-            terms, gradients = self.losses(outputs, targets, weights)
-            record |= {f"{name}/{term}": value for term, value in terms.items()}
+            record[name], gradients = self.losses(outputs, targets, weights)
             if name != "no_object":
-                record |= {f"{name}/gradient/{key}": value for key, value in gradients.items()}
+                record[f"{name}/gradient"] = gradients
         for name, max_epoch, epochs in feeds.task_losses():
             compute_weight = self.task_learning(max_epoch, self.dtype)
             weights = [compute_weight(losses, epoch) for epoch, losses in enumerate(epochs)]
@@ -151,13 +96,11 @@ class Side(ABC):
         return record
 
     def backward(self) -> dict:
-        options = parse_options([])
         inputs = feeds.inputs("backward", feeds.BACKWARD, feeds.choices(self.context)["backward"], self.dtype)
         terms, gradients = self.gradients(self.load(), inputs)
-        record = {f"terms/{term}": value for term, value in terms.items()}
-        record |= {f"gradient/{name}": value for name, value in gradients.items()}
-        for number, (names, decay) in enumerate(self.groups(options)):
-            record[f"groups/{number}/names"], record[f"groups/{number}/weight_decay"] = sorted(names), float(decay)
+        record = {"terms": terms, "gradient": gradients}
+        for number, (names, decay) in enumerate(self.groups(parse_options([]))):
+            record[f"groups/{number}"] = {"names": sorted(names), "weight_decay": float(decay)}
         for name, argv in feeds.SCHEDULES.items():
             record[f"{name}/lr"] = np.array(self.rates(parse_options(argv.split())))
         for name, (argv, weights) in feeds.OPTIMISERS.items():
@@ -174,7 +117,7 @@ class Side(ABC):
         return self.train_from(self.load("train"))
 
     def train_from(self, model: Any) -> dict:
-        """Train a network on a few frames of the data set, as feeds.TRAIN_ARGV says, and record the way."""
+        """Train a network on a few frames of the data set, as feeds.TRAIN_ARGV says."""
         options = feeds.data_options(self.context, feeds.TRAIN_ARGV)
         (train_ids, read), (val_ids, read_val) = (self.open_split(options, split) for split in ("train", "val"))
         kept = feeds.chosen(len(train_ids), feeds.TRAIN_FRAMES)

@@ -1,19 +1,17 @@
 """The torch side of the seven stages: the twin in reference/, or with --reference the official code itself."""
 
 import copy
-import io
-import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from shared.align import papers
 from shared.align.formula import formula_state
-from shared.align.record import Record
-from shared.files import atomic_write, write_json
+from shared.files import atomic_write_text, write_json
 from shared.stages import Context
-from shared.weights import atomic_write_text, read_torch
+from shared.weights import read_torch, write_torch
 
 from . import feeds, records
 from options import parse_options
@@ -41,6 +39,10 @@ def _tensors(arrays: dict) -> dict:
     return found
 
 
+def _state(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+
+
 # ---------------------------------------------------------------- what both sides read
 
 
@@ -52,9 +54,9 @@ def prepare(context: Context) -> None:
 
         ensure_mini()
     torch.manual_seed(feeds.SEED)
-    _write(feeds.weights_file(context, "train"), network.build_reference(parse_options([])))
+    write_torch(feeds.weights_file(context, "train"), _state(network.build_reference(parse_options([]))))
     if not context.options.weights:
-        _write(feeds.weights_file(context), _drawn_network(context))
+        write_torch(feeds.weights_file(context), _state(_drawn_network(context)))
     folders = feeds.result_folders(context)
     for name, *texts in feeds.result_files():
         for folder, text in zip(folders, texts, strict=True):
@@ -81,20 +83,10 @@ def _drawn_network(context: Context) -> torch.nn.Module:
     state["size_2d.2.bias"] = np.array([7, 6], np.float32)
     state["heatmap.2.bias"] = np.array([-2, -2.2, -1.8], np.float32)
     model.load_state_dict(_tensors(state))
-    _calibrate(model)
+    inputs = _tensors(feeds.inputs("calibration", feeds.FORWARD["train"], 0, "float32"))
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    papers.calibrate(model, lambda: model(**inputs), norms)
     return model
-
-
-def _calibrate(model: torch.nn.Module) -> None:
-    """Set the running statistics to those of one batch."""
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(**_tensors(feeds.inputs("calibration", feeds.FORWARD["train"], 0, "float32")))
-    for norm in norms:
-        norm.momentum = 0.1
-        norm.num_batches_tracked.zero_()
 
 
 def _clearest_peaks(model: torch.nn.Module, name: str, case: feeds.Case) -> int:
@@ -141,17 +133,10 @@ def _smoothest_batch(model: torch.nn.Module) -> int:
     return int(np.argmin(worst))
 
 
-def _write(path, model: torch.nn.Module) -> None:
-    """An official checkpoint: epoch, model_state, optimizer_state."""
-    buffer = io.BytesIO()
-    torch.save({"epoch": 0, "model_state": model.state_dict(), "optimizer_state": {}}, buffer)
-    atomic_write(path, lambda file: file.write(buffer.getvalue()))
-
-
 # ---------------------------------------------------------------- the stages
 
 
-class _Training(records.Training):
+class _Training:
     """The twin's own loop: its losses and its optimiser, or the official code's."""
 
     def __init__(self, code: SimpleNamespace, model, options):
@@ -180,11 +165,8 @@ class TorchSide(records.Side):
 
     def structure(self):
         model = self.code.build_reference(parse_options([]))
-        state = model.state_dict()
-        record = {"tensors": list(state), "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
-        record |= {f"shape/{name}": np.array(value.shape, np.int64) for name, value in state.items()}
-        tensors = read_torch(feeds.weights_file(self.context)).tensors
-        return record | {f"bits/{name}": zlib.crc32(np.ascontiguousarray(a).tobytes()) for name, a in tensors.items()}
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return papers.torch_structure(model, feeds.weights_file(self.context)) | {"parameters": trained}
 
     def open_split(self, options, split):
         def read(epoch: int, index: int) -> tuple:
@@ -200,7 +182,7 @@ class TorchSide(records.Side):
         return model.to(getattr(torch, self.dtype)).train()
 
     def state(self, model):
-        return {name: value.detach().numpy().copy() for name, value in model.state_dict().items()}
+        return _state(model)
 
     def fill(self, model, state):
         model.load_state_dict(_tensors(state))
@@ -231,8 +213,7 @@ class TorchSide(records.Side):
                 record[f"decoded/{threshold}/{image}"] = np.array(decoded).reshape(-1, 14)
                 record[f"lines/{threshold}/{image}"] = feeds.words(evaluation.lines(decoded))
         for (kind, name), curves in evaluation.evaluate(*feeds.result_folders(self.context)).items():
-            record[f"ap/{kind}/{name}/AP40"] = evaluation.ap40(curves)
-            record[f"ap/{kind}/{name}/AP11"] = evaluation.ap11(curves)
+            record[f"ap/{kind}/{name}"] = {"AP40": evaluation.ap40(curves), "AP11": evaluation.ap11(curves)}
             record[f"curve/{kind}/{name}"] = curves
         return record
 
@@ -265,16 +246,9 @@ class TorchSide(records.Side):
         return _Training(self.code, model, options)
 
     def train(self):
-        self.code = _TWIN
-        if self.dtype == "float64":
-            # a second torch training from weights that differ by rounding, drawn beside the two curves
-            control = self.load("train")
-            torch.manual_seed(feeds.SEED)
-            with torch.no_grad():
-                for parameter in control.parameters():
-                    parameter.mul_(1 + 1e-8 * torch.randn_like(parameter))
-            Record(self.train_from(control)).save(self.context.output_dir / "train_control.npz")
-        return super().train()
+        self.code, model = _TWIN, self.load("train")
+        papers.train_control(self.context, model, self.train_from, feeds.SEED)
+        return self.train_from(model)
 
 
 structure, data, forward, metric, loss, backward, train = records.stage_functions(TorchSide)

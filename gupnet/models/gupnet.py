@@ -12,7 +12,7 @@ from . import rois
 from .dla import CHANNELS, DLA34
 from .dla_up import DLAUp
 from .layers import conv, torch_default
-from constants import CLASSES, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
+from constants import CLASSES, HEADING_BINS, MEAN_SIZES
 
 MODES = ("train", "val", "test")
 #: outputs of the dense heads
@@ -86,7 +86,7 @@ class GUPNet(nn.Layer):
         self.size_3d = RoIHead(width, 4)
         self.heading = RoIHead(width, 2 * HEADING_BINS)
 
-    def forward(self, images, coord_ranges, calibs, targets=None, K: int = MAX_OBJECTS, mode: str = "train") -> dict:
+    def forward(self, images, coord_ranges, calibs, targets=None, K: int = 50, mode: str = "train") -> dict:
         """Detect objects.
 
         images: [B, 3, H, W], sides divisible by 32. coord_ranges: [B, 2, 2], first and last corner, in pixels of the

@@ -200,40 +200,41 @@ def same(first, second) -> None:
 @pytest.mark.parametrize("augment", [False, True])
 def test_targets_lead_back_to_the_labels(mini, augment):
     """From a target's cell, offsets, sizes and bins, through the crop and the camera, to what the label says."""
-    dataset = build_dataset(mini_options(mini), "train", augment)
     found, mirrored = 0, set()
-    for epoch in range(4 if augment else 1):
+    for split, epoch in [("train", epoch) for epoch in range(4)] if augment else [("train", 0), ("val", 0)]:
+        dataset = build_dataset(mini_options(mini), split, augment)
         dataset.set_epoch(epoch)
         for k in range(len(dataset)):
-            sample = dataset[k]
-            targets, camera = sample.targets, Calibration(sample.calib)
-            objects = read_objects(dataset.path(k, "label_2"))
+            sample, objects = dataset[k], read_objects(dataset.path(k, "label_2"))
             flipped = not np.array_equal(sample.calib, read_calibration(dataset.path(k, "calib")).P2)
             mirrored.add(flipped)
-            low, high = sample.coord_range.astype(np.float64)
-            scale = (high - low)[0] / 80  # pixels of the picture to a cell, on both axes
-            origin = (low + high) / 2 - scale * np.array([40, 12])
-            slots = np.flatnonzero(targets["mask_2d"])
-            cells = np.stack([targets["indices"][slots] % 80, targets["indices"][slots] // 80], -1)
-            middle = origin + scale * (cells + targets["offset_2d"][slots])
-            size = scale * targets["size_2d"][slots]
-            centre = origin + scale * (cells + targets["offset_3d"][slots])
-            position = camera.back_project(*centre.T, targets["depth"][slots, 0])
-            sizes = targets["size_3d"][slots] + MEAN_SIZES[targets["cls_ids"][slots]]
-            alpha = class2angle(targets["heading_bin"][slots, 0], targets["heading_res"][slots, 0])
-            wanted = objects.mirrored(dataset[k].info["img_size"][0]) if flipped else objects
-            boxes = np.concatenate([middle - size / 2, middle + size / 2], -1)
-            np.testing.assert_allclose(boxes, wanted.boxes[slots], atol=2e-3)
-            np.testing.assert_allclose(sizes, wanted.sizes[slots], atol=1e-6)
-            position[:, 1] += sizes[:, 0] / 2
-            np.testing.assert_allclose(position, wanted.positions[slots], atol=1e-3)
-            turn = camera.rotation_of(alpha, middle[:, 0]) - wanted.rotations[slots]
-            np.testing.assert_allclose(np.cos(turn), 1, atol=1e-9)
-            assert [CLASSES[c] for c in targets["cls_ids"][slots]] == [objects.types[slot] for slot in slots]
-            peaks = targets["heatmap"][targets["cls_ids"][slots], cells[:, 1], cells[:, 0]]
-            assert (peaks == 1).all() and targets["heatmap"].max() <= 1
-            found += len(slots)
+            found += check_targets(sample, objects.mirrored(sample.info["img_size"][0]) if flipped else objects)
     assert found > 20 and mirrored == ({False, True} if augment else {False})
+
+
+def check_targets(sample, wanted) -> int:
+    """That a sample's targets say what its objects are; the number of objects."""
+    targets, camera = sample.targets, Calibration(sample.calib)
+    low, high = sample.coord_range.astype(np.float64)
+    scale = (high - low)[0] / 80  # pixels of the image per cell, on both axes
+    origin = (low + high) / 2 - scale * np.array([40, 12])
+    slots = np.flatnonzero(targets["mask_2d"])
+    cells, classes = np.stack(divmod(targets["indices"][slots], 80)[::-1], -1), targets["cls_ids"][slots]
+    middle = origin + scale * (cells + targets["offset_2d"][slots])
+    size = scale * targets["size_2d"][slots]
+    np.testing.assert_allclose(np.hstack([middle - size / 2, middle + size / 2]), wanted.boxes[slots], atol=2e-3)
+    sizes = targets["size_3d"][slots] + MEAN_SIZES[classes]
+    np.testing.assert_allclose(sizes, wanted.sizes[slots], atol=1e-6)
+    centre = origin + scale * (cells + targets["offset_3d"][slots])
+    position = camera.back_project(*centre.T, targets["depth"][slots, 0])
+    position[:, 1] += sizes[:, 0] / 2
+    np.testing.assert_allclose(position, wanted.positions[slots], atol=1e-3)
+    alpha = class2angle(targets["heading_bin"][slots, 0], targets["heading_res"][slots, 0])
+    turn = camera.rotation_of(alpha, middle[:, 0]) - wanted.rotations[slots]
+    np.testing.assert_allclose(np.cos(turn), 1, atol=1e-9)
+    assert [CLASSES[c] for c in classes] == [wanted.types[slot] for slot in slots]
+    assert (targets["heatmap"][classes, cells[:, 1], cells[:, 0]] == 1).all() and targets["heatmap"].max() <= 1
+    return len(slots)
 
 
 def test_image_is_where_the_affine_map_says():
