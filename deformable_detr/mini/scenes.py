@@ -12,7 +12,7 @@ from .things import KINDS, PERSON, Kind, Part, pick
 
 FINE = 4  # sub-pixels a side in which everything is drawn
 SHARE_SEEN = 0.5  # of each thing, at least: a nearer one that would hide more stands elsewhere
-TRIES = 16  # places for a thing before it is left out
+TRIES = 16  # positions for a thing before it is dropped
 LEAST_PIXELS = 60  # of a thing that the picture's edge cuts
 COUNTS = (0.14, 0.22, 0.26, 0.22, 0.16)  # how often a picture has 1, 2, ... things
 EMPTY, CROWDED = 0.05, 0.12  # shares of the pictures without a thing, and with a crowd
@@ -23,7 +23,7 @@ WALLS = np.float32([(176, 164, 148), (150, 150, 152), (160, 136, 120), (140, 152
 
 
 class Thing(NamedTuple):
-    """Something at its place: `parts` with outlines in pixels, the farthest away has the smallest `scale`."""
+    """Something where it stands: `parts` with outlines in pixels, the farthest away has the smallest `scale`."""
 
     kind: Kind
     parts: list[Part]
@@ -177,8 +177,8 @@ def shade_ground(canvas: np.ndarray, thing: Thing, strength: float) -> None:
     left, right = (low.min(), low.max()) if len(low) else (thing.foot[0], thing.foot[0])
     angle = np.arange(32) * (2 * np.pi / 32)
     reach = (right - left) / 2 + 0.12 * thing.scale
-    place = ((left + right) / 2, thing.foot[1])
-    outline = np.stack([np.cos(angle) * reach, np.sin(angle) * 0.12 * thing.scale], 1) + place
+    middle = ((left + right) / 2, thing.foot[1])
+    outline = np.stack([np.cos(angle) * reach, np.sin(angle) * 0.12 * thing.scale], 1) + middle
     shadow = np.zeros(canvas.shape[:2], np.uint8)
     fill(shadow, outline, 1)
     rows = slice(max(0, int(outline[:, 1].min() * FINE) - 1), max(0, int(outline[:, 1].max() * FINE) + 2))
@@ -191,12 +191,12 @@ def paint(rng: np.random.Generator, canvas: np.ndarray, owner: np.ndarray, thing
     for part in thing.parts:
         fill(canvas, part.outline, (part.colour * bright).tolist())
         fill(owner, part.outline, number if part.owned else 0)
-    place = owner == number
-    rows = np.flatnonzero(place.any(1))
+    own = owner == number
+    rows = np.flatnonzero(own.any(1))
     if rows.size:  # lighter above than below
         part = slice(rows[0], rows[-1] + 1)
         fall = np.interp(np.arange(len(owner)), rows[[0, -1]], [1.1, 0.88]).astype(np.float32)
-        canvas[part] *= np.where(place[part], fall[part, None], np.float32(1))[..., None]
+        canvas[part] *= np.where(own[part], fall[part, None], np.float32(1))[..., None]
 
 
 def develop(rng: np.random.Generator, canvas: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -222,7 +222,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
         paint(rng, canvas, owner, thing, 1 + number)
     picture = develop(rng, canvas, (width, height))
     own = [(owner == 1 + number).astype(np.float32) for number in range(len(things))]
-    masks = [cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) > 0.5 for share in own]
+    masks = [cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA) > 0.5 for mask in own]
     seen = [number for number, mask in enumerate(masks) if mask.any()]
     return Scene(
         picture,

@@ -31,10 +31,10 @@ _backdrops = lru_cache(maxsize=1)(street.backdrops)
 
 
 def splits_of(counts: dict[str, int]) -> dict[str, list[int]]:
-    """The frames that each list names: training and validation in turn, as far as they go; testing counts anew."""
+    """The frames that each list names: training and validation in turn, while both last; testing starts at 0 again."""
     train, val, test = (counts[split] for split in ("train", "val", "test"))
-    places = [((k + 0.5) / n, split) for split, n in (("train", train), ("val", val)) for k in range(n)]
-    lists = {split: [n for n, (_, of) in enumerate(sorted(places)) if of == split] for split in ("train", "val")}
+    order = [((k + 0.5) / n, split) for split, n in (("train", train), ("val", val)) for k in range(n)]
+    lists = {split: [n for n, (_, of) in enumerate(sorted(order)) if of == split] for split in ("train", "val")}
     return lists | {"trainval": list(range(train + val)), "test": list(range(test))}
 
 
@@ -54,7 +54,7 @@ def draw_frame(folder: Path, seed: int, job: tuple[str, int]) -> list[str]:
 
 
 def calibration(projection: np.ndarray) -> str:
-    """A calibration file of KITTI's form. There is one camera, and a scanner in its place: P0 to P3 are the same."""
+    """A calibration file of KITTI's form. P0 to P3 are the one camera, and the scanner stands where it does."""
     unturned = np.eye(3).ravel()
     to_camera = [0, -1, 0, 0, 0, 0, -1, 0, 1, 0, 0, 0]
     entries = {f"P{k}": projection.ravel() for k in range(4)}

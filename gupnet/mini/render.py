@@ -121,9 +121,9 @@ class Canvas:
         if not len(row):
             return window
         nearness = nearness[row, column]
-        place = matrix[:2, :2] @ np.stack([column + left, row + top]) + matrix[:2, 2:]
+        position = matrix[:2, :2] @ np.stack([column + left, row + top]) + matrix[:2, 2:]
         height, width = face.texture.shape[:2]
-        across, down = (place / nearness * [[width], [height]]).astype(int)
+        across, down = (position / nearness * [[width], [height]]).astype(int)
         light = AMBIENT + DIRECT * (0.5 if face.outward is None else max(face.outward @ self.sun, 0))
         row, column = row + top, column + left
         self.colour[row, column] = face.texture[down.clip(0, height - 1), across.clip(0, width - 1)] * np.float32(light)

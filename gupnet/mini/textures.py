@@ -72,7 +72,7 @@ def car_rear(rng: np.random.Generator, paint: np.ndarray) -> np.ndarray:
 
 
 def window(rng: np.random.Generator, paint: np.ndarray, posts: tuple[float, ...] = ()) -> np.ndarray:
-    """Glass in a frame, and posts of the body's colour at these places; the sky is mirrored in its upper part."""
+    """Glass in a frame, and posts of the body's colour at these positions; the sky is mirrored in its upper part."""
     frame = [(0, 0, 1, 0.1, paint), (0, 0, 0.04, 1, paint), (0.96, 0, 1, 1, paint), (0, 0.92, 1, 1, paint)]
     posts = [(x - 0.02, 0, x + 0.02, 1, paint) for x in posts]
     return panel(rng, GLASS, [(0, 0.1, 1, 0.35, GLASS * 1.6), *frame, *posts])

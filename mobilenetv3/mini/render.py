@@ -54,17 +54,17 @@ def trace(shape: Shape, eye: np.ndarray, rays: np.ndarray, start: np.ndarray, en
 
     Returns the distance from the eye at which each ray came nearest to the object, and how near: [N], [N].
     """
-    place, gap, t, walking = start.copy(), np.full_like(start, np.inf), start.copy(), np.arange(len(start))
+    nearest, gap, t, walking = start.copy(), np.full_like(start, np.inf), start.copy(), np.arange(len(start))
     for _ in range(40):
         d = shape.distance(eye[:, None] + t * rays)
         better = d < gap[walking]
-        place[walking[better]], gap[walking[better]] = t[better], d[better]
+        nearest[walking[better]], gap[walking[better]] = t[better], d[better]
         t = t + d
         go_on = (d > 0.002) & (t < end)
         walking, rays, t, end = walking[go_on], rays[:, go_on], t[go_on], end[go_on]
         if not len(walking):
             break
-    return place, gap
+    return nearest, gap
 
 
 def normals(shape: Shape, points: np.ndarray) -> np.ndarray:
@@ -134,12 +134,12 @@ def render(scene: Scene, size: int) -> np.ndarray:
     picture = background(scene, rays, size)
     rays /= norm(*rays)
     seen, start, end = meet_sphere(camera.eye[:, None], rays)
-    place, gap = trace(scene.shape, camera.eye, rays[:, seen], start, end)
+    nearest, gap = trace(scene.shape, camera.eye, rays[:, seen], start, end)
     # A ray that passes within a pixel of the object sees some of it: this smooths the outline.
-    cover = np.clip(1 - (gap - 0.002) / (place * (2 / size / camera.focal)), 0, 1)
+    cover = np.clip(1 - (gap - 0.002) / (nearest * (2 / size / camera.focal)), 0, 1)
     hit = cover > 0
-    seen, place, cover = seen[hit], place[hit], cover[hit]
-    points = camera.eye[:, None] + place * rays[:, seen]
+    seen, nearest, cover = seen[hit], nearest[hit], cover[hit]
+    points = camera.eye[:, None] + nearest * rays[:, seen]
     picture[:, seen] += cover * (object_colour(scene, points, rays[:, seen]) - picture[:, seen])
     return picture.T.reshape(size, size, 3)
 

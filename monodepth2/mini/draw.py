@@ -96,10 +96,10 @@ def draw(seed: int, job: Job) -> tuple[dict[str, np.ndarray], np.ndarray | None]
 
     A function of its arguments alone, however many others are drawn.
     """
-    place = street_of(seed, job.drive)
-    scene = place.at(job.frame)
-    pictures = {side: picture(scene, place.pose(job.frame, side), CAMERA) for side in "lr"}
-    return pictures, scan(scene, place.pose(job.frame)) if job.scanned else None
+    drive = street_of(seed, job.drive)
+    scene = drive.at(job.frame)
+    pictures = {side: picture(scene, drive.pose(job.frame, side), CAMERA) for side in "lr"}
+    return pictures, scan(scene, drive.pose(job.frame)) if job.scanned else None
 
 
 def draw_files(folder: Path, seed: int, job: Job) -> np.ndarray | None:

@@ -19,14 +19,14 @@ class Middle:
 
     curvature: float
 
-    def place(self, s: float, d: float) -> tuple[float, float, float]:
+    def position(self, s: float, d: float) -> tuple[float, float, float]:
         """x, z and the heading in degrees at (s, d)."""
         k, angle = self.curvature, self.curvature * s
         x, z = (1 - np.cos(angle)) / k, np.sin(angle) / k
         return float(x + d * np.cos(angle)), float(z - d * np.sin(angle)), float(np.degrees(angle))
 
     def coordinates(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(s, d) of places x, z."""
+        """(s, d) of positions x, z."""
         k = self.curvature
         to_centre = 1 / k - x
         side = np.sign(k)

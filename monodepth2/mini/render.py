@@ -160,9 +160,9 @@ def _add_box(view: _View, camera_from_world: np.ndarray, box: Box) -> None:
     depth = depth.flat[inside]
     directions = np.stack([direction.flat[inside] for direction in directions])
     axis = np.stack([enter.flat[inside] for enter in enters]).argmax(0)
-    place = origin[:, None] + depth * directions + half[:, None]
-    u = np.where(axis == 0, place[2], place[0])
-    v = np.where(axis == 1, place[2], place[1])
+    point = origin[:, None] + depth * directions + half[:, None]
+    u = np.where(axis == 0, point[2], point[0])
+    v = np.where(axis == 1, point[2], point[1])
     along = directions[axis, np.arange(len(axis))]
     light = np.float32(box.light)[axis, (along < 0).astype(int)]
     texture = np.array(box.textures)[axis]
@@ -188,11 +188,11 @@ def _add_blob(view: _View, camera_from_world: np.ndarray, blob: Blob, sun: np.nd
         return
     depth = depth.flat[inside]
     directions = np.stack([direction.flat[inside] for direction in directions])
-    place = origin[:, None] + depth * directions
-    normal = place / radii[:, None] ** 2
+    point = origin[:, None] + depth * directions
+    normal = point / radii[:, None] ** 2
     normal /= np.linalg.norm(normal, axis=0)
-    u = np.arctan2(place[0], place[2]) * radii[0] + 10
-    v = place[1] + 10
+    u = np.arctan2(point[0], point[2]) * radii[0] + 10
+    v = point[1] + 10
     slope = np.abs((normal * directions).sum(0)) / view.length.flat[where]
     view.put(where, depth, blob.texture, u, v, light_on(normal.T, sun), slope)
 

@@ -17,7 +17,7 @@ SCAN_ROWS, SCAN_COLUMNS, SCAN_RANGE = 64, 120, 80.0
 
 
 def scan_rays() -> Rays:
-    """The scanner's rays, in the frame of a camera at its place."""
+    """The scanner's rays, in the frame of a camera at its position."""
     across = np.tan(np.radians(np.linspace(-41.5, 41.5, SCAN_COLUMNS)))
     down = -np.tan(np.radians(np.linspace(3.5, -15.0, SCAN_ROWS)))[:, None] * np.sqrt(1 + across**2)
     return Rays(np.float32(across), np.float32(down), float(np.radians(83 / SCAN_COLUMNS)))
@@ -73,7 +73,7 @@ def scanned_depth(points: np.ndarray) -> np.ndarray:
     forward = points[:, 0].copy()
     points[:, 3] = 1
     u, v, depth = projection(2) @ VELO_TO_CAM @ points.T
-    column, row = (np.round(place / depth).astype(int) - 1 for place in (u, v))
+    column, row = (np.round(coordinate / depth).astype(int) - 1 for coordinate in (u, v))
     inside = (column >= 0) & (column < CAMERA.width) & (row >= 0) & (row < CAMERA.height)
     image = np.zeros((CAMERA.height, CAMERA.width))
     image[row[inside], column[inside]] = forward[inside]

@@ -1,6 +1,6 @@
 """The mini data's streets: houses, parked cars, trees and poles along a bending road, and the drive through it.
 
-Metres; the world's x points right, y down, z forward at the start of the street, and the ground is y = 0. A place on
+Metres; the world's x points right, y down, z forward at the start of the street, and the ground is y = 0. A position on
 the street is (s, d): s along its middle, d to the right of it. Nothing moves but the camera, and in some streets one
 car ahead that keeps its distance: what auto-masking is for (paper, section 3.3).
 """
@@ -107,7 +107,7 @@ class _Builder:
 
     def stand(self, s: float, d: float, size: tuple, faces: tuple, turn: float = 0.0, bottom: float = 0.0) -> None:
         """A box on the ground, or `bottom` metres above it, at (s, d), turned against the street."""
-        x, z, heading = self.middle.place(s, d)
+        x, z, heading = self.middle.position(s, d)
         box = self.box(rigid(turned(heading + turn), (x, 0, z)), (0, -bottom - size[1] / 2, 0), size, faces)
         self.boxes.append(box)
         self.shadow(box)
@@ -133,7 +133,7 @@ class _Builder:
         return parts
 
     def park(self, s: float, d: float, turn: float) -> None:
-        x, z, heading = self.middle.place(s, d)
+        x, z, heading = self.middle.position(s, d)
         parts = self.car(rigid(turned(heading + turn), (x, 0, z)))
         self.boxes += parts
         self.shadow(parts[0])
@@ -143,7 +143,7 @@ class _Builder:
         rng = self.rng
         trunk, thick = rng.uniform(1.6, 2.8), rng.uniform(0.2, 0.45)
         self.stand(s, d, (thick, trunk + 1, thick), (self.bark,) * 3, turn=rng.uniform(0, 90))
-        x, z, _ = self.middle.place(s, d)
+        x, z, _ = self.middle.position(s, d)
         leaves = int(rng.choice(self.leaves))
         for _ in range(rng.integers(6, 10)):
             radius = rng.uniform(0.5, 1.3)
@@ -253,7 +253,7 @@ class _Builder:
         for frame, s in enumerate(along):
             d = reach * np.sin(2 * np.pi * s / wave + phase)
             drift = np.degrees(np.arctan(2 * np.pi / wave * reach * np.cos(2 * np.pi * s / wave + phase)))
-            x, z, heading = self.middle.place(s, d)
+            x, z, heading = self.middle.position(s, d)
             sway = np.sin(np.array([2.1, 1.3, 1.7]) * frame + phase) * [0.15, 0.1, 0.1]
             angles = [heading + drift + mount_yaw + sway[1], mount_pitch + sway[0], mount_roll + sway[2]]
             poses.append(rigid(Rotation.from_euler("YXZ", angles, degrees=True).as_matrix(), (x, height, z)))

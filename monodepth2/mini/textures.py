@@ -203,14 +203,14 @@ class Atlas:
         lower = level.astype(np.int32)
         part = (level - lower)[..., None]
         full = self.sizes[texture, 0].astype(np.float32)
-        place = np.stack([u * density, v * density], -1) % (2 * full)
-        place = np.minimum(place, 2 * full - place) / full
-        first, second = (self._sample(texture, lower + step, place) for step in (0, 1))
+        position = np.stack([u * density, v * density], -1) % (2 * full)
+        position = np.minimum(position, 2 * full - position) / full
+        first, second = (self._sample(texture, lower + step, position) for step in (0, 1))
         return first * (1 - part) + second * part
 
-    def _sample(self, texture: np.ndarray, level: np.ndarray, place: np.ndarray) -> np.ndarray:
+    def _sample(self, texture: np.ndarray, level: np.ndarray, position: np.ndarray) -> np.ndarray:
         size = self.sizes[texture, level].astype(np.float32)
-        inside = np.clip(place * size - 0.5, 0, size - 1) + self.corners[texture, level].astype(np.float32)
+        inside = np.clip(position * size - 0.5, 0, size - 1) + self.corners[texture, level].astype(np.float32)
         return cv2.remap(self.picture, inside[..., 0], inside[..., 1], cv2.INTER_LINEAR).astype(np.float32)
 
 

@@ -122,8 +122,8 @@ def add_end(scene: Scene, z: float) -> None:
         if rng.random() < 0.6:
             height = rng.uniform(6, 20)
             texture = facade(scene, wide, height, scene.paint()) * scene.light.on(0, 0, -1)
-            place = (x, x + wide, z + 2, height, texture, Id.BUILDING)
-            scene.items.append((z + 2, lambda place=place: across(scene, *place)))
+            wall = (x, x + wide, z + 2, height, texture, Id.BUILDING)
+            scene.items.append((z + 2, lambda wall=wall: across(scene, *wall)))
         else:
             for _ in range(3):
                 add_bush(scene, x + wide * rng.random(), z + rng.uniform(2, 6), 0.4 * wide, rng.uniform(3, 6))

@@ -34,19 +34,19 @@ def noise_tiles() -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, kind: int, height: int, width: int) -> np.ndarray:
-    """A piece of noise, float32 [height, width], from a place that `rng` chooses."""
+    """A piece of noise, float32 [height, width], from a position that `rng` chooses."""
     row, column = rng.integers(TILE, size=2)
     rows, columns = (row + np.arange(height)) % TILE, (column + np.arange(width)) % TILE
     return noise_tiles()[kind][rows[:, None], columns]
 
 
 def noise_at(kind: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Noise at places x, y, float32 [h, w], one cell a unit."""
+    """Noise at positions x, y, float32 [h, w], one cell a unit."""
     return cv2.remap(noise_tiles()[kind], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def mix(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    return a + np.float32(share) * (b - a)
+def mix(a: np.ndarray, b: np.ndarray, amount: float) -> np.ndarray:
+    return a + np.float32(amount) * (b - a)
 
 
 def any_colour(rng: np.random.Generator, grey: float = 0.4) -> np.ndarray:
@@ -117,16 +117,16 @@ class Canvas:
         cv2.fillPoly(cover, [fixed], 255, cv2.LINE_AA, 4)
         return (slice(top, bottom), slice(left, right)), cover
 
-    def lay(self, place: tuple[slice, slice], cover: np.ndarray, colour: np.ndarray) -> None:
+    def lay(self, window: tuple[slice, slice], cover: np.ndarray, colour: np.ndarray) -> None:
         """Paint a part of the picture with a colour, [3] or [h, w, 3], as far as `cover`, uint8 [h, w], says."""
-        part = self.picture[place]
+        part = self.picture[window]
         part += (cover * np.float32(1 / 255))[..., None] * (colour - part)
 
-    def mark(self, place: tuple[slice, slice], cover: np.ndarray, label: int, distance) -> None:
+    def mark(self, window: tuple[slice, slice], cover: np.ndarray, label: int, distance) -> None:
         """Give the pixels that are covered by half or more their label and their distance, a number or [w]."""
         inside = cover > 127
-        self.label[place][inside] = label
-        self.distance[place][inside] = np.broadcast_to(np.float32(distance), cover.shape)[inside]
+        self.label[window][inside] = label
+        self.distance[window][inside] = np.broadcast_to(np.float32(distance), cover.shape)[inside]
 
     def fill(self, outline: np.ndarray, colour: np.ndarray, label: int | None, distance: float) -> None:
         """Fill an outline [n, 2] in pixels with one colour [3]; label None: only paint, on something that has one."""
@@ -145,16 +145,16 @@ class Canvas:
         found = self.mask(quad)
         if not found:
             return
-        place, cover = found
-        columns = np.arange(place[1].start, place[1].stop)
+        window, cover = found
+        columns = np.arange(window[1].start, window[1].stop)
         top, right, bottom, left = np.linalg.norm(np.roll(quad, -1, 0) - quad, axis=1)
         limits = texture.shape[1::-1]  # shrink to about its size in the picture first, so that nothing flickers
         width, height = np.clip([max(top, bottom), max(left, right)], 2, limits).astype(int)
         texture = cv2.resize(texture, (width, height), interpolation=cv2.INTER_AREA)
         corners = rectangle(0, width, 0, height) - 0.5
-        matrix = cv2.getPerspectiveTransform(np.float32(corners), np.float32(quad - (columns[0], place[0].start)))
+        matrix = cv2.getPerspectiveTransform(np.float32(corners), np.float32(quad - (columns[0], window[0].start)))
         colour = cv2.warpPerspective(texture, matrix, cover.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
-        self.mark(place, cover, label, distance(columns) if callable(distance) else distance)
+        self.mark(window, cover, label, distance(columns) if callable(distance) else distance)
         if colour.shape[2] == 4:
             cover = (cover * colour[..., 3]).astype(np.uint8)
-        self.lay(place, cover, colour[..., :3])
+        self.lay(window, cover, colour[..., :3])

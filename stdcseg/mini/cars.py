@@ -9,7 +9,7 @@ from .scene import Part, Scene
 
 
 class Model(NamedTuple):
-    """A kind of car. Places are shares of its length (from the rear), of its height and of its width."""
+    """A kind of car. Positions are shares of its length (from the rear), of its height and of its width."""
 
     lengths: tuple[float, float]  # metres
     heights: tuple[float, float]
@@ -18,35 +18,26 @@ class Model(NamedTuple):
 
 
 NOSE = [(0.97, 0.56, "body"), (1, 0.46, "nose"), (1, 0.16, "")]
-MODELS = [
-    Model(  # saloon
-        (4.3, 4.9),
-        (1.4, 1.5),
-        [(0, 0.16, "tail"), (0, 0.6, "body"), (0.03, 0.66, "body"), (0.14, 0.68, "glass"), (0.27, 0.99, "body")]
-        + [(0.53, 1, "glass"), (0.7, 0.67, "body"), *NOSE],
-        [
-            [(0.2, 0.69), (0.29, 0.93), (0.43, 0.94), (0.43, 0.69)],
-            [(0.45, 0.69), (0.45, 0.94), (0.53, 0.94), (0.66, 0.69)],
-        ],
-    ),
-    Model(  # hatchback
-        (3.7, 4.3),
-        (1.45, 1.65),
-        [(0, 0.16, "tail"), (0, 0.58, "body"), (0.02, 0.64, "glass"), (0.1, 0.96, "body"), (0.2, 1, "body")]
-        + [(0.5, 1, "glass"), (0.7, 0.66, "body"), *NOSE],
-        [
-            [(0.1, 0.67), (0.16, 0.92), (0.38, 0.94), (0.38, 0.67)],
-            [(0.4, 0.67), (0.4, 0.94), (0.5, 0.94), (0.66, 0.67)],
-        ],
-    ),
-    Model(  # van
-        (4.7, 5.6),
-        (1.85, 2.3),
-        [(0, 0.14, "tail"), (0, 0.55, "glass"), (0.02, 0.9, "body"), (0.06, 1, "body"), (0.68, 1, "glass")]
-        + [(0.86, 0.58, "body"), *NOSE],
-        [[(0.08, 0.6), (0.08, 0.9), (0.4, 0.9), (0.4, 0.6)], [(0.56, 0.6), (0.56, 0.9), (0.68, 0.9), (0.8, 0.6)]],
-    ),
-]
+MODELS = [  # saloon, hatchback, van
+    Model((4.3, 4.9), (1.4, 1.5), [
+        (0, 0.16, "tail"), (0, 0.6, "body"), (0.03, 0.66, "body"), (0.14, 0.68, "glass"), (0.27, 0.99, "body"),
+        (0.53, 1, "glass"), (0.7, 0.67, "body"), *NOSE,
+    ], [
+        [(0.2, 0.69), (0.29, 0.93), (0.43, 0.94), (0.43, 0.69)],
+        [(0.45, 0.69), (0.45, 0.94), (0.53, 0.94), (0.66, 0.69)],
+    ]),
+    Model((3.7, 4.3), (1.45, 1.65), [
+        (0, 0.16, "tail"), (0, 0.58, "body"), (0.02, 0.64, "glass"), (0.1, 0.96, "body"), (0.2, 1, "body"),
+        (0.5, 1, "glass"), (0.7, 0.66, "body"), *NOSE,
+    ], [
+        [(0.1, 0.67), (0.16, 0.92), (0.38, 0.94), (0.38, 0.67)],
+        [(0.4, 0.67), (0.4, 0.94), (0.5, 0.94), (0.66, 0.67)],
+    ]),
+    Model((4.7, 5.6), (1.85, 2.3), [
+        (0, 0.14, "tail"), (0, 0.55, "glass"), (0.02, 0.9, "body"), (0.06, 1, "body"), (0.68, 1, "glass"),
+        (0.86, 0.58, "body"), *NOSE,
+    ], [[(0.08, 0.6), (0.08, 0.9), (0.4, 0.9), (0.4, 0.6)], [(0.56, 0.6), (0.56, 0.9), (0.68, 0.9), (0.8, 0.6)]]),
+]  # fmt: skip
 DETAILS = {  # rectangles on the tail and nose: x0, x1 in shares of the width, y0, y1 of the height, what it is
     "tail": [(-0.48, -0.3, 0.45, 0.58, "rear lamp"), (0.3, 0.48, 0.45, 0.58, "rear lamp")]
     + [(-0.14, 0.14, 0.34, 0.43, "plate"), (-0.46, 0.46, 0.16, 0.25, "trim")],
@@ -113,8 +104,8 @@ class Car(NamedTuple):
             to, y = np.array(window).T * [[self.length], [self.height]]
             details.append((self.points(side * self.half(y), y, to), self.colours["glass"], None))
         for axle in AXLES:
-            for share, colour in ((1.12, BLACK), (1.0, BLACK * 1.6), (0.6, GREY * np.float32(0.5))):
-                details.append((self.wheel(side * self.width / 2, axle, share * TYRE), colour, Id.CAR))
+            for scale, colour in ((1.12, BLACK), (1.0, BLACK * 1.6), (0.6, GREY * np.float32(0.5))):
+                details.append((self.wheel(side * self.width / 2, axle, scale * TYRE), colour, Id.CAR))
         return self.points(side * self.half(up), up, ahead)[::side], tone * self.colours["body"], details
 
 

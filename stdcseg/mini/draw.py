@@ -1,7 +1,7 @@
 """Draw the mini data set: street scenes in the layout of Cityscapes.
 
     python stdcseg/draw_mini.py --output_dir DIR      draw it
-    python stdcseg/draw_mini.py --colour_baseline     how far colour alone, and place alone, get
+    python stdcseg/draw_mini.py --colour_baseline     how far colour alone, and position alone, get
 
 The result is `<root>/leftImg8bit/<split>/<city>/<city>_<number>_000019_leftImg8bit.png`, beside it
 `<root>/gtFine/<split>/<city>/<city>_<number>_000019_gtFine_labelIds.png`, and `<root>/mini.json`, the record of how it

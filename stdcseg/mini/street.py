@@ -24,7 +24,7 @@ from .things import add_clutter, add_lamp, add_person, add_sign
 
 
 def steps(rng: np.random.Generator, start: float, end: float, least: float, most: float) -> Iterator[float]:
-    """Places from start to end that lie `least` to `most` apart."""
+    """Positions from start to end that lie `least` to `most` apart."""
     while start < end:
         yield start
         start += rng.uniform(least, most)

@@ -58,9 +58,9 @@ def add_sign(scene: Scene, x: float, z: float) -> None:
     radius, size, y, fading = rng.uniform([0.14, 1.2, 2.2, 0], [0.18, 1.6, 3.0, 0.25])
     parts = post(scene, y + 0.4 * size, radius)
     grey = GREY * np.float32(rng.uniform(0.4, 0.7))
-    for place in (y, y - 1.02 * size)[: 1 + (rng.random() < 0.35)]:
+    for height in (y, y - 1.02 * size)[: 1 + (rng.random() < 0.35)]:
         for step, (outline, colour) in enumerate(sign_plate(rng, size)):
-            parts.append((outline + (0, place), mix(colour, grey, fading), None if step else Id.TRAFFIC_SIGN))
+            parts.append((outline + (0, height), mix(colour, grey, fading), None if step else Id.TRAFFIC_SIGN))
     scene.stand(x, z, y, radius, parts)
 
 
