@@ -6,22 +6,18 @@ model and the device (NOTES 2.2).
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.checked_json import read_as
 from shared.running.options import (
     Group,
+    PaperOptions,
     count,
-    grouped_parser,
     not_negative,
-    parse_for_weights,
-    parse_with_defaults,
     positive_float,
     positive_int,
     probability,
     read_state,
-    remembered_options,
     whole_number,
 )
 
@@ -149,27 +145,16 @@ _GROUPS = {
 }
 
 
-def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
-    """A parser with these groups of options; each script adds its own few."""
-    return grouped_parser(description or "MobileNetV3 in PaddlePaddle", [_GROUPS[group] for group in groups])
-
-
-def parse_options(
-    argv: Sequence[str] | None = None,
-    parser: argparse.ArgumentParser | None = None,
-    defaults: Mapping | None = None,
-) -> argparse.Namespace:
-    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
-
-    `defaults` replaces the reference's defaults, by the options that a checkpoint was trained with for instance; what
-    stands in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
-    """
-    return parse_with_defaults(build_parser(), argv, parser, defaults)
-
-
-def remembered_network(weights: str | None) -> dict:
-    """Options of the network and of preprocessing in the training checkpoint behind `weights`; {} for another file."""
-    return remembered_options(weights, build_parser(), REMEMBERED_OPTIONS)
+_OPTIONS = PaperOptions(
+    "MobileNetV3 in PaddlePaddle",
+    _GROUPS,
+    REMEMBERED_OPTIONS,
+    hint="give .pdparams, a checkpoint folder or an official torch file (make train-mobilenetv3 trains some)",
+)
+build_parser = _OPTIONS.build_parser
+parse_options = _OPTIONS.parse_options
+remembered_options = _OPTIONS.remembered_options
+parse_options_for_weights = _OPTIONS.parse_options_for_weights
 
 
 def remembered_classes(weights: str | None) -> list[str] | None:
@@ -179,14 +164,3 @@ def remembered_classes(weights: str | None) -> list[str] | None:
     """
     file, state = read_state(weights)
     return None if file is None else read_as(list[str], state.get("classes"), file, "classes")
-
-
-def parse_options_for_weights(
-    argv: Sequence[str] | None, parser: argparse.ArgumentParser, needed: bool = True
-) -> argparse.Namespace:
-    """Options; those of the network and of preprocessing are by default the ones of --resume, or else of --weights.
-
-    InputError where either names nothing that is there, or where --weights is `needed` and not given.
-    """
-    hint = "give .pdparams, a checkpoint folder or an official torch file (make train-mobilenetv3 trains some)"
-    return parse_for_weights(parse_options, argv, parser, remembered_network, hint, needed)

@@ -9,6 +9,10 @@ converted; nothing may be left over on either side. The networks are recognised 
 mask, whose outputs are the source frames, needs `--frame_ids` where they were not 0 -1 1.
 """
 
+from shared import InputError, run, set_up
+
+set_up()
+
 import argparse
 import os
 import re
@@ -19,17 +23,27 @@ from pathlib import Path
 
 import numpy as np
 
-from shared import HelpFormatter, InputError, convert, run
-from shared.weights import WeightFile, read_torch, read_weights, write_pdparams, write_torch
+from shared import convert
+from shared.files import write_error
+from shared.weights import WeightFile, read_torch, read_weights, write_torch
+from shared.weights.published import published_file
 
-from models import build_model, first_convolution
-from options import SUBMODELS, add_network_options, parse_options, remembered_options
+from models import Monodepth2, build_model, first_convolution
+from options import FOLDER, OPTIONS, SUBMODELS, add_network_options, image_side, parse_options, remembered_options
 
 #: entries of encoder.pth that are not tensors
 STORED = ("height", "width", "use_stereo")
+#: the names that ImageNet weights are published under, newest first: torchvision's by hash, and Paddle's
+_TORCHVISION_HASHES = {
+    18: ("f37072fd", "5c106cde"),
+    34: ("b627a593", "333f7ec4"),
+    50: ("0676ba61", "19c8e357"),
+    101: ("63fe2227", "5d3b4d8f"),
+    152: ("394f9c45", "b121ed2d"),
+}
 
 
-# ------------------------------------------------------------------------------------------------ reading
+# ------------------------------------------------------------------------------------ reading
 
 
 def read_official(path: str | Path) -> WeightFile:
@@ -58,14 +72,14 @@ def read_official(path: str | Path) -> WeightFile:
     return whole
 
 
-def stored_options(path: str | Path) -> dict:
+def stored_options(path: str | Path, file: WeightFile | None = None) -> dict:
     """The network options {name: value} of weights: layers, input size, pose networks, ...
 
-    `path`: an official folder, .pdparams or a checkpoint folder. A checkpoint holds all network options; of the other
-    two, those that their tensors show. Raises InputError where they cannot be read or have no encoder.
+    `path`: an official folder, .pdparams or a checkpoint folder; `file` is what it holds, if it was read already. A
+    checkpoint holds all network options; of the other two, those that their tensors show. Raises InputError where they
+    cannot be read or have no encoder.
     """
-    remembered = remembered_options(str(path))
-    return remembered or describe(read_official(path))
+    return remembered_options(str(path)) or describe(file or read_official(path))
 
 
 def describe(file: WeightFile) -> dict:
@@ -81,13 +95,14 @@ def describe(file: WeightFile) -> dict:
     found["num_layers"] = layers[len(blocks), bottlenecks]
     for name in ("height", "width"):
         if name in tensors:
-            found[name] = _number(file, name)
-            if found[name] < 64 or found[name] % 32:
-                raise InputError(f"{file.path}: its {name} {found[name]} is not a multiple of 32 from 64 on")
+            try:
+                found[name] = image_side(_number(file, name))
+            except argparse.ArgumentTypeError as error:
+                raise InputError(f"{file.path}: its {name} {error}") from error
     if "use_stereo" in tensors:
         found["use_stereo"] = bool(_number(file, "use_stereo"))
     found |= _scales_of(tensors)
-    found |= _poses_of(tensors, found["num_layers"])
+    found |= _poses_of(tensors)
     if "predictive_mask.decoder.0.conv.conv.weight" in tensors:
         found |= {"predictive_mask": True, "disable_automasking": True}
     return found
@@ -117,7 +132,7 @@ def _scales_of(tensors: dict) -> dict:
     return {"scales": scales} if scales else {}
 
 
-def _poses_of(tensors: dict, num_layers: int) -> dict:
+def _poses_of(tensors: dict) -> dict:
     """The pose networks, and the number of their frames."""
     if "pose.pose_conv.weight" in tensors and "pose.net.0.weight" in tensors:
         kind, frames = "posecnn", _inputs(tensors, "pose.net.0.weight") // 3
@@ -133,10 +148,45 @@ def _poses_of(tensors: dict, num_layers: int) -> dict:
     return found
 
 
-# ------------------------------------------------------------------------------------------------ filling a network
+# ------------------------------------------------------------------------------------ weights and the command line
 
 
-def load_official(model, path: str | Path, parts: Sequence[str] | None = None) -> convert.Report:
+def parse_options_for_weights(
+    argv: Sequence[str] | None, parser: argparse.ArgumentParser, needed: bool = True, own_size: bool = False
+) -> argparse.Namespace:
+    """`parse_options`, where the network's options are those of --resume or --weights; the command line wins.
+
+    With `own_size` height and width are those of the weights even so, and a line says so where others were asked for:
+    a depth network works at the size that it was trained for (NOTES 7.1). InputError for weights that are not there or
+    not understood.
+    """
+    stored: dict = {}
+
+    def remember(path: str | None) -> dict:
+        stored.update(stored_options(path) if path else {})
+        return stored
+
+    options = OPTIONS.parse_options_for_weights(argv, parser, needed, remember)
+    if own_size and "height" in stored:
+        size, asked = (stored["width"], stored["height"]), (options.width, options.height)
+        if asked != size:
+            print(f"-> the weights are for {size[0]}x{size[1]}: going on with that, not with {asked[0]}x{asked[1]}")
+        options.width, options.height = size
+    return options
+
+
+def load_network(options: argparse.Namespace) -> Monodepth2:
+    """The network of --weights, filled and in eval mode. InputError for weights that do not fit.
+
+    Its shape is the weights' own, whatever `options` say.
+    """
+    model = build_model(argparse.Namespace(**vars(options) | stored_options(options.weights)))
+    load_official(model, options.weights)
+    model.eval()
+    return model
+
+
+def load_official(model: Monodepth2, path: str | Path, parts: Sequence[str] | None = None) -> convert.Report:
     """Fill `model` from an official folder, a .pdparams or a checkpoint folder, strictly.
 
     With `parts`, names of sub-networks, only those are filled, each completely; other tensors of the file are ignored.
@@ -144,33 +194,27 @@ def load_official(model, path: str | Path, parts: Sequence[str] | None = None) -
     names, shapes or dtypes do not match; the model is then unchanged.
     """
     file = read_official(path)
-    network, tensors = convert.plan(model), dict(file.tensors)
-    own = {name: value.numpy() for name, value in model.state_dict().items()}
     if parts is not None:
-        tensors = {name: array for name, array in tensors.items() if name.split(".")[0] in parts}
-        lacking = [part for part in parts if not any(name.startswith(f"{part}.") for name in tensors)]
+        file.tensors = {name: array for name, array in file.tensors.items() if name.split(".")[0] in parts}
+        lacking = [part for part in parts if not any(name.startswith(f"{part}.") for name in file.tensors)]
         if lacking:
-            raise InputError(
-                f"{path}: has no {', '.join(lacking)}; remove it from --models_to_load, or give other weights"
-            )
-    if file.kind == "torch":
-        theirs, _ = network.to_torch(own)
-        keep = {name: array for name, array in theirs.items() if _kept(name, parts)}
-        filled, _, report = network.to_paddle(keep | tensors)
-    else:
-        keep = {name: array for name, array in own.items() if _kept(name, parts)}
-        filled, report = network.check_paddle(keep | tensors)
-    report.notes += file.notes
-    report.raise_if_bad(path)
-    missing, unexpected = model.set_state_dict(filled)
-    if missing or unexpected:
-        raise InputError(f"{path}: set_state_dict left {missing or unexpected}")
-    return report
+            raise InputError(f"{path}: has no {', '.join(lacking)}; remove it from --models_to_load, or use others")
+    return convert.fill(
+        model,
+        file,
+        keeps=lambda name: name in STORED or (parts is not None and name.split(".")[0] not in parts),
+    )
 
 
-def _kept(name: str, parts: Sequence[str] | None) -> bool:
-    """Whether the model's own tensor is kept where the file has none."""
-    return name in STORED or (parts is not None and name.split(".")[0] not in parts)
+def imagenet_weights(options: argparse.Namespace) -> Path | None:
+    """The file that --weights_init asks for; None for scratch. InputError where it is not there."""
+    layers = options.num_layers
+    names = {
+        "pretrained": [f"resnet{layers}-{digest}.pth" for digest in _TORCHVISION_HASHES[layers]],
+        "paddle_pretrained": [f"resnet{layers}.pdparams"],
+    }
+    whose = "Paddle's" if options.weights_init == "paddle_pretrained" else "torchvision's"
+    return published_file("weights_init", options.weights_init, names, FOLDER / "pretrained", whose)
 
 
 def load_resnet(encoder, path: str | Path) -> None:
@@ -179,56 +223,43 @@ def load_resnet(encoder, path: str | Path) -> None:
     The first convolution of an encoder of several images is repeated and divided (NOTES 3.2). Raises InputError
     (ConversionError) when the file is of another network.
     """
+    import paddle
+
     file = read_weights(path)
-    network = convert.plan(encoder.encoder)
     name, wanted = "conv1.weight", encoder.encoder.conv1.weight.shape[1]
-    tensors = dict(file.tensors)
-    if name in tensors and tensors[name].shape[1:2] == (3,) and wanted > 3:
-        import paddle
+    if name in file.tensors and file.tensors[name].shape[1:2] == (3,) and wanted > 3:
+        file.tensors[name] = first_convolution(paddle.to_tensor(file.tensors[name]), wanted // 3).numpy()
+    convert.fill(encoder.encoder, file)
 
-        tensors[name] = first_convolution(paddle.to_tensor(tensors[name]), wanted // 3).numpy()
+
+# ------------------------------------------------------------------------------------ converting
+
+
+def to_paddle(file: WeightFile, target: Path, model: Monodepth2) -> convert.Report:
+    """Write an official folder as the `.pdparams` file `target`."""
+    given = {name: np.array(getattr(model, name).numpy()) for name in STORED if name not in file.tensors}
     if file.kind == "torch":
-        filled, _, report = network.to_paddle(tensors)
-    else:
-        filled, report = network.check_paddle(tensors)
-    report.raise_if_bad(path)
-    encoder.encoder.set_state_dict(filled)
+        file.tensors = given | file.tensors
+        file.notes += [f"{name} is not in encoder.pth; written as {value}" for name, value in given.items()]
+    return convert.convert_file(file, target, model)
 
 
-# ------------------------------------------------------------------------------------------------ converting
-
-
-def to_paddle(source: Path, target: Path, model) -> convert.Report:
-    """Write the official folder `source` as the `.pdparams` file `target`."""
-    file = read_official(source)
-    if file.kind != "torch":
-        raise InputError(f"{source}: is already Paddle's; there is nothing to convert")
-    network = convert.plan(model)
-    stored = {name: np.array(getattr(model, name).numpy()) for name in STORED if name not in file.tensors}
-    tensors, torch_only, report = network.to_paddle(stored | file.tensors)
-    report.notes += file.notes + [f"{name} is not in encoder.pth; written as {value}" for name, value in stored.items()]
-    report.raise_if_bad(source)
-    write_pdparams(target, tensors, torch_only)
-    return report
-
-
-def to_torch(source: Path, target: Path, model) -> convert.Report:
+def to_torch(file: WeightFile, target: Path, model: Monodepth2) -> convert.Report:
     """Write `.pdparams` or a checkpoint folder as an official folder: completely, or not at all."""
-    file = read_official(source)
     if file.kind == "torch":
-        raise InputError(f"{source}: is already an official folder; name a .pdparams file to convert it to")
+        raise InputError(f"{file.path}: is already an official folder; name a .pdparams file to convert it to")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a new folder")
     tensors, report = convert.plan(model).to_torch(file.tensors, file.torch_only)
     report.notes += file.notes
-    report.raise_if_bad(source)
+    report.raise_if_bad(file.path)
     stored = {"height": int(tensors["height"]), "width": int(tensors["width"])}
     stored["use_stereo"] = bool(tensors["use_stereo"])
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
-        raise InputError(f"{target}: cannot be written ({error.strerror}); name another folder") from error
+        raise write_error(target, error) from error
     try:
         for part in SUBMODELS:
             prefix = f"{part}."
@@ -243,19 +274,19 @@ def to_torch(source: Path, target: Path, model) -> convert.Report:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, usage="%(prog)s SRC DST [options]", allow_abbrev=False
+    parser = convert.script_parser(
+        __doc__,
+        "folder of .pth files, or .pdparams, or checkpoint folder",
+        "a .pdparams file to write, or else a folder of .pth files",
     )
-    text = "folder of .pth files, or .pdparams, or checkpoint folder"
-    parser.add_argument("source", metavar="SRC", help=text)
-    parser.add_argument("target", metavar="DST", help="a .pdparams file to write, or else a folder of .pth files")
     add_network_options(parser)
-    source = parse_options(argv, parser).source
+    source = parser.parse_args(argv).source
     if not Path(source).exists():
         raise InputError(f"{source}: no such file or folder")
-    options = parse_options(argv, parser, stored_options(source))
-    convert_one = to_paddle if options.target.endswith(".pdparams") else to_torch
-    report = convert_one(Path(source), Path(options.target), build_model(options))
+    file = read_official(source)
+    options = parse_options(argv, parser, stored_options(source, file))
+    convert_to = to_paddle if options.target.endswith(".pdparams") else to_torch
+    report = convert_to(file, Path(options.target), build_model(options))
     print(f"ResNet-{options.num_layers}, {options.width}x{options.height}: {report}\nwrote {options.target}")
 
 

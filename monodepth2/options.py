@@ -6,19 +6,17 @@ default paths, which start at this folder.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.running.options import (
     Group,
+    PaperOptions,
     boolean,
     count,
-    grouped_parser,
     not_negative,
-    parse_with_defaults,
     positive_float,
     positive_int,
-    remembered_state,
+    whole_number,
 )
 
 FOLDER = Path(__file__).resolve().parent
@@ -38,15 +36,20 @@ NETWORK_OPTIONS = (
     "max_depth",
 )
 
+WEIGHTS_HINT = "give a folder of official .pth files, a .pdparams (of convert.py) or a checkpoint folder (of train.py)"
 LAYERS = (18, 34, 50, 101, 152)
+LARGEST_SIDE = 8192
 SUBMODELS = ("encoder", "depth", "pose_encoder", "pose", "predictive_mask")
 
 
-def _side(text: str) -> int:
-    """A height or width of the network's input: five halvings must come out even, and leave two pixels to mirror."""
-    value = positive_int(text)
-    if value % 32 or value < 64:
-        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 32 from 64 on")
+def image_side(text: str | int) -> int:
+    """A height or width of the network's input: divisible by 2 five times, with two pixels left to mirror.
+
+    Raises argparse.ArgumentTypeError for another.
+    """
+    value = int(text)
+    if value % 32 or not 64 <= value <= LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"{value} is not a multiple of 32 from 64 to {LARGEST_SIDE}")
     return value
 
 
@@ -54,36 +57,26 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     """The options that shape the network (NOTES 1, 3)."""
     group = Group(parser, "network")
     group.add("--num_layers", type=int, choices=LAYERS, default=18, help="depth of the ResNets")
-    group.add("--height", type=_side, default=192, metavar="H", help="input height, a multiple of 32 from 64 on")
-    group.add("--width", type=_side, default=640, metavar="W", help="input width, a multiple of 32 from 64 on")
-    group.add(
-        "--scales",
-        type=int,
-        nargs="+",
-        choices=range(4),
-        default=[0, 1, 2, 3],
-        metavar="S",
-        help="scales predicted and used in the loss, 0 to 3",
-    )
+    group.add("--height", type=image_side, default=192, metavar="H", help="input height, a multiple of 32 from 64 on")
+    group.add("--width", type=image_side, default=640, metavar="W", help="input width, a multiple of 32 from 64 on")
+    text = "scales predicted and used in the loss, 0 to 3"
+    group.add("--scales", type=int, nargs="+", choices=range(4), default=[0, 1, 2, 3], metavar="S", help=text)
     text = "frames of an item, as offsets; the first must be 0"
-    group.add("--frame_ids", type=int, nargs="+", default=[0, -1, 1], metavar="F", help=text)
-    group.add("--use_stereo", action="store_true", help="add the other camera's picture to the source frames")
-    group.add(
-        "--pose_model_type",
-        choices=["separate_resnet", "shared", "posecnn"],
-        default="separate_resnet",
-        help="own ResNet, the depth network's encoder, or the small PoseCNN",
-    )
+    group.add("--frame_ids", type=whole_number(-99, 99), nargs="+", default=[0, -1, 1], metavar="F", help=text)
+    group.add("--use_stereo", action="store_true", help="add the other camera's image to the source frames")
+    text = "a ResNet of its own, the depth network's encoder, or the small PoseCNN"
+    kinds = ["separate_resnet", "shared", "posecnn"]
+    group.add("--pose_model_type", choices=kinds, default="separate_resnet", help=text)
     text = "frames that the pose network sees at once"
     group.add("--pose_model_input", choices=["pairs", "all"], default="pairs", help=text)
-    text = "learn a mask, as Zhou et al. do; needs --disable_automasking"
+    text = "predict a mask as Zhou et al. do; needs --disable_automasking"
     group.add("--predictive_mask", action="store_true", help=text)
     group.add("--min_depth", type=positive_float, default=0.1, metavar="D", help="depth where the disparity is 1")
     group.add("--max_depth", type=positive_float, default=100.0, metavar="D", help="depth where the disparity is 0")
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
-    group = Group(parser, "reading pictures")
+    group = Group(parser, "reading")
     group.add("--data_path", default=None, metavar="DIR", help="KITTI: folder with the dates, or with sequences/")
     group.add("--split", default="eigen_zhou", help="split to train on: eigen_zhou, eigen_full, odom, benchmark, mini")
     text = "folder of the splits' folders of text files"
@@ -95,9 +88,9 @@ def _add_reading_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "augmentation")
-    text = "of the pictures; the earlier Paddle port's published figures were made with nearest"
+    text = "filter of the images; the earlier Paddle port's published figures were made with nearest"
     group.add("--resize", choices=["lanczos", "nearest"], default="lanczos", help=text)
-    text = "one draw of the colour jitter for the item's pictures together, or one for each, as in the earlier port"
+    text = "one draw of the colour jitter for all images of an item, or one for each, as in the earlier port"
     group.add("--jitter", choices=["per_item", "per_image"], default="per_item", help=text)
 
 
@@ -110,11 +103,10 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
     group.add("--scheduler_step_size", type=positive_int, default=15, metavar="N", help=text)
     text = (
         "when the schedule counts an epoch: at its end (15 epochs before the drop, as the paper trained), or at its "
-        "start (14, as current torch runs the reference and as the earlier port's figures were made)"
+        "start (14, as in the reference since torch 1.1 and in the earlier port)"
     )
     group.add("--scheduler_step_at", choices=["end", "start"], default="end", help=text)
-    text = "batch norms take their statistics over all processes together"
-    group.add("--sync_bn", action="store_true", help=text)
+    group.add("--sync_bn", action="store_true", help="batch norm statistics over all processes together")
     group.add("--freeze_bn", action="store_true", help="batch norms keep their stored statistics in training")
 
 
@@ -125,8 +117,8 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
     group.add("--v1_multiscale", action="store_true", help="losses at each scale's own resolution")
     group.add("--avg_reprojection", action="store_true", help="mean over the sources instead of their minimum")
     group.add("--disable_automasking", action="store_true", help="no comparison with the unwarped sources")
-    group.add("--no_ssim", action="store_true", help="L1 alone")
-    text = "of the warp's sampling: true as the reference was trained (torch up to 1.2), false as today's torch runs it"
+    group.add("--no_ssim", action="store_true", help="absolute difference alone")
+    text = "of the warp: true as the reference was trained (torch up to 1.2), false as in today's torch"
     group.add("--align_corners", type=boolean, default=True, metavar="BOOL", help=text)
 
 
@@ -147,14 +139,12 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "training")
-    group.add(
-        "--weights_init",
-        default="pretrained",
-        metavar="INIT",
-        help="the ResNets' first weights: pretrained (torchvision's, in pretrained/), paddle_pretrained (Paddle's own, "
-        "there too), scratch, or a file of either",
+    text = (
+        "first weights of the ResNets: pretrained (torchvision's, in pretrained/), paddle_pretrained (Paddle's, there "
+        "too), scratch, or a file of either"
     )
-    text = "parts taken from --weights"
+    group.add("--weights_init", default="pretrained", metavar="INIT", help=text)
+    text = "sub-networks taken from --weights"
     default = ["encoder", "depth", "pose_encoder", "pose"]
     group.add("--models_to_load", nargs="+", choices=SUBMODELS, default=default, metavar="PART", help=text)
     group.add("--resume", default=None, metavar="CHECKPOINT", help="continue a training, e.g. from OUTPUT_DIR/latest")
@@ -172,7 +162,7 @@ def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     group.add("--eval_stereo", action="store_true", help="scale by the baseline (5.4), no median scaling")
     text = "median scaling; default: as the weights were trained"
     group.add("--eval_mono", action="store_true", help=text)
-    group.add("--disable_median_scaling", action="store_true", help="leave the prediction's scale")
+    group.add("--disable_median_scaling", action="store_true", help="keep the scale of the prediction")
     text = "multiplies predicted depth"
     group.add("--pred_depth_scale_factor", type=positive_float, default=1.0, metavar="F", help=text)
     text = ".npy of disparities (N, h, w) to score instead of running a network"
@@ -183,11 +173,11 @@ def _add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     group.add("--gt_path", default=None, metavar="FILE", help=text)
     group.add("--save_pred_disps", action="store_true", help="write disps_SPLIT_split.npy")
     group.add("--no_eval", action="store_true", help="stop after predicting")
-    text = "re-index external disparities of the 697 Eigen pictures to the 652 of the benchmark"
+    text = "re-index external disparities of the 697 Eigen images to the 652 of the benchmark"
     group.add("--eval_eigen_to_benchmark", action="store_true", help=text)
-    text = "where saved disparities and benchmark pictures go; default: beside the weights"
+    text = "where saved disparities and benchmark images go; default: beside the weights"
     group.add("--eval_out_dir", default=None, metavar="DIR", help=text)
-    group.add("--post_process", action="store_true", help="mean with the mirrored picture's disparity")
+    group.add("--post_process", action="store_true", help="blend with the disparity of the mirrored image")
 
 
 _GROUPS = {
@@ -203,33 +193,25 @@ _GROUPS = {
 }
 
 
-def build_parser(description: str | None = None, groups: Sequence[str] = tuple(_GROUPS)) -> argparse.ArgumentParser:
-    """A parser with these groups of options; each script adds its own few."""
-    return grouped_parser(description or "Monodepth2 in PaddlePaddle", [_GROUPS[group] for group in groups])
-
-
-def parse_options(
-    argv: Sequence[str] | None = None,
-    parser: argparse.ArgumentParser | None = None,
-    defaults: Mapping | None = None,
-) -> argparse.Namespace:
-    """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
-
-    `defaults` takes the place of the reference's defaults (the options a checkpoint was trained with, say); what stands
-    in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
-    """
-    parser = parser or build_parser()
-    options = parse_with_defaults(build_parser(), argv, parser, defaults)
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends in `parser.error` for values that do not fit each other."""
     if options.frame_ids[0] != 0 or len(set(options.frame_ids)) != len(options.frame_ids):
-        parser.error("argument --frame_ids: the first must be 0 and each may stand once")
+        parser.error("argument --frame_ids: the first must be 0, and none may be repeated")
+    if len(set(options.scales)) != len(options.scales):
+        parser.error("argument --scales: none may be repeated")
     trains = any(action.dest == "no_ssim" for action in parser._actions)
     if trains and len(options.frame_ids) == 1 and not options.use_stereo:
-        parser.error("argument --frame_ids: 0 alone leaves no source frame; add others or --use_stereo")
+        parser.error("argument --frame_ids: 0 alone gives no source frame; add others or --use_stereo")
     if options.min_depth >= options.max_depth:
         parser.error("argument --min_depth: must be below --max_depth")
     if trains and options.predictive_mask and not options.disable_automasking:
         parser.error("argument --predictive_mask: needs --disable_automasking")
-    return options
+
+
+OPTIONS = PaperOptions("Monodepth2 in PaddlePaddle", _GROUPS, NETWORK_OPTIONS, WEIGHTS_HINT, check=_check)
+build_parser = OPTIONS.build_parser
+parse_options = OPTIONS.parse_options
+remembered_options = OPTIONS.remembered_options
 
 
 def sources(options: argparse.Namespace) -> list:
@@ -237,9 +219,9 @@ def sources(options: argparse.Namespace) -> list:
     return [*options.frame_ids[1:], *(["s"] if options.use_stereo else [])]
 
 
-def remembered_options(weights: str | None) -> dict:
-    """The network options {name: value} that a training checkpoint carries; {} for any other file.
-
-    `weights` is a checkpoint folder or a file in one. InputError where its state cannot be understood.
-    """
-    return remembered_state(weights, NETWORK_OPTIONS).get("options", {})
+def output_folder(options: argparse.Namespace, beside: str) -> Path:
+    """--eval_out_dir, or else the folder of the file or folder `beside`."""
+    if options.eval_out_dir:
+        return Path(options.eval_out_dir)
+    path = Path(beside)
+    return path if path.is_dir() else path.parent

@@ -73,57 +73,85 @@ class Group:
         self._group.add_argument(*spellings, **settings)
 
 
-def grouped_parser(description: str, groups: Iterable[Callable]) -> argparse.ArgumentParser:
-    """A parser with the options that each of `groups`, called with it, adds."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=HelpFormatter, usage="%(prog)s [options]", allow_abbrev=False
-    )
-    for add in groups:
-        add(parser)
-    return parser
+class PaperOptions:
+    """The options of a paper, and how a command line becomes a namespace.
 
-
-def parse_with_defaults(
-    everything: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-    parser: argparse.ArgumentParser | None = None,
-    defaults: Mapping | None = None,
-) -> argparse.Namespace:
-    """Parse `argv` (the command line when None) with `parser`; what it lacks has the defaults of `everything`.
-
-    `defaults` takes the place of the defaults of both (the options a checkpoint was trained with, say); what stands in
-    `argv` wins. Wrong values end the process with exit status 2, as argparse does.
+    `groups` are functions by name, each of which adds options to a parser. `network` names the options that a
+    checkpoint remembers of its network. `hint` says what weights to give, and `files` names further options of files.
+    `check(options, parser)` may end in `parser.error` where values do not fit each other.
     """
-    parser = parser or everything
-    if defaults:
-        parser.set_defaults(**defaults)
-        everything.set_defaults(**defaults)
-    return argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+
+    def __init__(
+        self,
+        title: str,
+        groups: Mapping[str, Callable[[argparse.ArgumentParser], None]],
+        network: Iterable[str],
+        hint: str,
+        files: Sequence[str] = (),
+        check: Callable[[argparse.Namespace, argparse.ArgumentParser], None] = lambda options, parser: None,
+    ):
+        self.title, self.groups, self.network, self.hint = title, groups, network, hint
+        self.files, self.check = files, check
+
+    def build_parser(
+        self, description: str | None = None, groups: Iterable[str] | None = None
+    ) -> argparse.ArgumentParser:
+        """A parser with these groups of options, or all; scripts add their own few."""
+        parser = argparse.ArgumentParser(
+            description=description or self.title,
+            formatter_class=HelpFormatter,
+            usage="%(prog)s [options]",
+            allow_abbrev=False,
+        )
+        for name in self.groups if groups is None else groups:
+            self.groups[name](parser)
+        return parser
+
+    def parse_options(
+        self,
+        argv: Sequence[str] | None = None,
+        parser: argparse.ArgumentParser | None = None,
+        defaults: Mapping | None = None,
+    ) -> argparse.Namespace:
+        """Parse `argv` (the command line when None). Options that `parser` lacks have the reference's defaults.
+
+        `defaults` replaces the reference's defaults (by the options that a checkpoint was trained with, say); what
+        stands in `argv` wins over both. Wrong values end the process with exit status 2, as argparse does.
+        """
+        everything = self.build_parser()
+        parser = parser or everything
+        for filled in (everything, parser):
+            filled.set_defaults(**(defaults or {}))
+        options = argparse.Namespace(**vars(everything.parse_args([])) | vars(parser.parse_args(argv)))
+        self.check(options, parser)
+        return options
+
+    def remembered_options(self, weights: str | None) -> dict[str, Any]:
+        """The network's options in the training checkpoint behind `weights`: `remembered_options` of this module."""
+        return remembered_options(weights, self.build_parser(), self.network)
+
+    def parse_options_for_weights(
+        self,
+        argv: Sequence[str] | None,
+        parser: argparse.ArgumentParser,
+        needed: bool = True,
+        remember: Callable[[str | None], dict] | None = None,
+    ) -> argparse.Namespace:
+        """`parse_options`, where the defaults of the network's options are those of --resume, or else of --weights.
+
+        `remember(path)` gives {name: value} of weights; by default `remembered_options`. InputError where --weights is
+        `needed` and not given, where an option names a file that is not there, and for weights that cannot be read.
+        """
+        known = {action.dest for action in parser._actions}
+        names = [name for name in ("resume", "weights", *self.files) if name in known]
+        first = parser.parse_args(argv)
+        require_files(first, names, self.hint, needed="weights" if needed else None)
+        given = [getattr(first, name) for name in ("resume", "weights") if name in names]
+        source = next(filter(None, given), None)
+        return self.parse_options(argv, parser, (remember or self.remembered_options)(source))
 
 
 # ------------------------------------------------------------------------------------ weights
-
-
-def parse_for_weights(
-    parse: Callable[..., argparse.Namespace],
-    argv: Sequence[str] | None,
-    parser: argparse.ArgumentParser,
-    remember: Callable[[str | None], dict],
-    hint: str,
-    needed: bool = True,
-    files: Sequence[str] = (),
-) -> argparse.Namespace:
-    """`parse(argv, parser, defaults)`, where the network's options of a given checkpoint are the defaults.
-
-    The checkpoint is --resume, or else --weights; `remember(path)` gives {name: value} of it (`remembered_options`).
-    `needed`: --weights must be given. `files` are further options that name files. InputError where one of them names
-    nothing that is there, with `hint` as the remedy.
-    """
-    names = [name for name in ("resume", "weights", *files) if any(name == a.dest for a in parser._actions)]
-    first = parser.parse_args(argv)
-    require_files(first, names, hint, needed="weights" if needed else None)
-    sources = [getattr(first, name) for name in ("resume", "weights") if name in names]
-    return parse(argv, parser, remember(next(filter(None, sources), None)))
 
 
 def remembered_options(weights: str | None, parser: argparse.ArgumentParser, names: Iterable[str]) -> dict[str, Any]:

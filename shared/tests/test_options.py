@@ -12,10 +12,7 @@ from shared import InputError
 from shared.running import options as shared_options
 from shared.running.options import (
     Group,
-    grouped_parser,
-    parse_for_weights,
-    parse_with_defaults,
-    remembered_options,
+    PaperOptions,
     require_files,
     whole_number,
 )
@@ -56,20 +53,32 @@ def _add_rate(parser: argparse.ArgumentParser) -> None:
 
 
 def test_both_spellings_and_whose_default_wins():
-    def parser():
-        return grouped_parser("text", [_add_size, _add_rate])
-
+    paper = PaperOptions("text", {"sizes": _add_size, "rates": _add_rate}, [], "")
     for words in (["--batch_size", "8"], ["--batch-size", "8"], ["--n-img", "8"], ["-b", "8"]):
-        assert vars(parse_with_defaults(parser(), words)) == {"batch_size": 8, "lr": 0.1}
-    small = grouped_parser("text", [_add_size])  # of a script that has no rate: it gets the default
-    assert vars(parse_with_defaults(parser(), [], small)) == {"batch_size": 4, "lr": 0.1}
-    small, defaults = grouped_parser("text", [_add_size]), {"batch_size": 2, "lr": 0.5}
-    assert vars(parse_with_defaults(parser(), [], small, defaults)) == defaults
-    small = grouped_parser("text", [_add_size])
-    assert parse_with_defaults(parser(), ["-b", "3"], small, defaults).batch_size == 3
+        assert vars(paper.parse_options(words)) == {"batch_size": 8, "lr": 0.1}
+
+    def small():  # of a script that has no rate: it gets the default
+        return paper.build_parser("other text", ["sizes"])
+
+    assert vars(paper.parse_options([], small())) == {"batch_size": 4, "lr": 0.1}
+    defaults = {"batch_size": 2, "lr": 0.5}
+    assert vars(paper.parse_options([], small(), defaults)) == defaults
+    assert paper.parse_options(["-b", "3"], small(), defaults).batch_size == 3
     with pytest.raises(SystemExit) as stopped:
-        parse_with_defaults(parser(), ["--batch_size", "0"])
+        paper.parse_options(["--batch_size", "0"])
     assert stopped.value.code == 2
+
+
+def test_values_that_do_not_fit_each_other(capsys):
+    def check(options, parser):
+        if options.batch_size > options.lr:
+            parser.error("argument --batch_size: above --lr")
+
+    paper = PaperOptions("text", {"sizes": _add_size, "rates": _add_rate}, [], "", check=check)
+    assert paper.parse_options(["--lr", "9"]).lr == 9
+    with pytest.raises(SystemExit) as stopped:
+        paper.parse_options([])
+    assert stopped.value.code == 2 and "error: argument --batch_size: above --lr" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
@@ -78,9 +87,8 @@ NETWORK = {"classes": 10, "width": 0.5, "kind": "small", "head": False, "sizes":
            "norm": True}  # fmt: skip
 
 
-def network_parser() -> argparse.ArgumentParser:
-    """With an option of every form that a network's options have, and those that name checkpoints."""
-    parser = argparse.ArgumentParser()
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    """An option of every form that a network's options have, and those that name checkpoints."""
     parser.add_argument("--classes", type=whole_number(1, 1000), default=19)
     parser.add_argument("--width", type=shared_options.positive_float, default=1.0)
     parser.add_argument("--kind", choices=("small", "large"), default="large")
@@ -90,7 +98,9 @@ def network_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="b")
     parser.add_argument("--rates", type=float, nargs="+")
     parser.add_argument("--weights"), parser.add_argument("--resume")
-    return parser
+
+
+PAPER = PaperOptions("text", {"network": _add_network}, NETWORK, "make some")
 
 
 def checkpoint(folder: Path, options: object = None, **changes) -> Path:
@@ -101,7 +111,7 @@ def checkpoint(folder: Path, options: object = None, **changes) -> Path:
 
 
 def remembered(path) -> dict:
-    return remembered_options(path and str(path), network_parser(), NETWORK)
+    return PAPER.remembered_options(path and str(path))
 
 
 def test_what_a_checkpoint_remembers(tmp_path):
@@ -149,18 +159,16 @@ def test_whose_options_a_script_takes(tmp_path):
     """Those of --resume, or else of --weights; what stands on the command line wins over both."""
     first, second = checkpoint(tmp_path / "first", classes=3), checkpoint(tmp_path / "second", classes=5, width=2)
 
-    def parse(*words, **settings):
-        def options(argv, parser, defaults):
-            return parse_with_defaults(network_parser(), argv, parser, defaults)
-
-        words = [str(word) for word in words]
-        return parse_for_weights(options, words, network_parser(), remembered, "make some", **settings)
+    def parse(*words, files=(), **settings):
+        paper = PaperOptions("text", {"network": _add_network}, NETWORK, "make some", files)
+        return paper.parse_options_for_weights([str(word) for word in words], paper.build_parser(), **settings)
 
     both = ["--weights", first, "--resume", second]
     assert (parse(*both).classes, parse(*both).width, parse(*both).kind) == (5, 2, "small")
     assert (parse(*both[:2]).classes, parse(*both[2:], needed=False).classes) == (3, 5)
     assert parse(*both, "--classes", 7).classes == 7
     assert parse(needed=False).classes == 19
+    assert parse(*both, remember=lambda path: {"classes": len(str(path))}).classes == len(str(second))
     for words, says in (
         ([], "--weights is missing: make some"),
         (["--weights", tmp_path / "gone"], "--weights .*gone: no such file or folder; make some"),
