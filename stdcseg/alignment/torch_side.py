@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import functools
 import io
 import json
 from collections.abc import Callable
@@ -22,12 +21,12 @@ from shared.weights import read_torch
 
 from . import feeds, recording
 from options import parse_options
-from reference import evaluation, losses, network, official, training
+from reference import evaluation, losses, network, training
 from reference.data import listing, sample
+from reference.official import official_code
 
 CALIBRATION_IMAGES = 4  # and as many of noise
 CALIBRATION_SIZE = (128, 256)
-_OFFICIAL = ("build_reference", "build_reference_classifier", "build_criterion", "build_optimizer", "parameter_groups")
 _TWIN = SimpleNamespace(
     build_reference=network.build_reference,
     build_reference_classifier=network.build_reference_classifier,
@@ -36,11 +35,6 @@ _TWIN = SimpleNamespace(
     parameter_groups=training.parameter_groups,
     set_learning_rate=training.set_learning_rate,
 )
-
-
-def _official_code(directory: str) -> SimpleNamespace:
-    builders = {name: functools.partial(getattr(official, name), directory=directory) for name in _OFFICIAL}
-    return SimpleNamespace(**builders, set_learning_rate=official.set_learning_rate)
 
 
 class Training(NamedTuple):
@@ -58,9 +52,9 @@ class TorchSide:
     no_grad = staticmethod(torch.no_grad)
     einsum = staticmethod(torch.einsum)
 
-    def __init__(self, reference: str | None):
-        """`reference`: an official checkout, or None for the twin."""
-        self.code = _official_code(reference) if reference else _TWIN
+    def __init__(self, options: argparse.Namespace | None = None):
+        """With `options` that name an official checkout, its code; else the twin."""
+        self.code = official_code(options.reference, options.base) if options and options.reference else _TWIN
 
     def tensor(self, array: np.ndarray, gradient: bool = False) -> torch.Tensor:
         return torch.from_numpy(array.copy()).requires_grad_(gradient)
@@ -174,7 +168,7 @@ class TorchSide:
 
 
 def _stage(record: Callable, context: Context) -> dict:
-    return record(TorchSide(context.options.reference), context)
+    return record(TorchSide(context.options), context)
 
 
 structure, data, forward = (partial(_stage, f) for f in (recording.structure, recording.data, recording.forward))
@@ -186,7 +180,7 @@ def train(context: Context) -> dict:
 
     The control starts a rounding error away and shows how far torch differs from itself then.
     """
-    side = TorchSide(None)
+    side = TorchSide()
     model = network.build_reference(feeds.data_options(context, feeds.TRAIN_ARGV))
     model.load_state_dict(torch.load(context.output_dir / "weights" / "train.pth", weights_only=True))
     model.to(getattr(torch, context.dtype))
@@ -205,7 +199,7 @@ def train(context: Context) -> dict:
 
 def prepare(context: Context) -> None:
     """Make the mini data set and the official-format weight files that both sides load."""
-    TorchSide(context.options.reference).criterion()  # refuses a --reference that is not an official checkout
+    TorchSide(context.options).criterion()  # refuses a --reference that is not an official checkout
     options = feeds.data_options(context)
     if not context.options.data_path:
         from mini.draw import ensure_mini
@@ -223,7 +217,7 @@ def prepare(context: Context) -> None:
 
 
 def _draw_weights(context: Context, options: argparse.Namespace) -> None:
-    twin = TorchSide(None)
+    twin = TorchSide()
     indices = feeds.chosen(len(twin.names(options, "val")), CALIBRATION_IMAGES)
     images = [image for image, _ in twin.samples(options, "val", 0, indices)]
     images = torch.stack([evaluation.resize(image[None], CALIBRATION_SIZE)[0] for image in images])
@@ -273,9 +267,7 @@ def _smoothest_batch(context: Context, backbone: str) -> int:
     A gradient jumps at a kink, so where a value lies within rounding of one, float32 and float64 rightly differ; as in
     every gradient check, the point is chosen where the function is smooth.
     """
-    model = TorchSide(None).load(
-        context, backbone, "segmentation", feeds.network_options(context, backbone, feeds.DETAILS)
-    )
+    model = TorchSide().load(context, backbone, "segmentation", feeds.network_options(context, backbone, feeds.DETAILS))
     margins: list[float] = []
 
     def measure(layer, inputs, output):

@@ -8,7 +8,6 @@ from .protocols import (
     eval_chip,
     predict_scaled,
     scale_crop_eval,
-    scaled_logits,
     scaled_probabilities,
 )
 
@@ -20,6 +19,5 @@ __all__ = [
     "eval_chip",
     "predict_scaled",
     "scale_crop_eval",
-    "scaled_logits",
     "scaled_probabilities",
 ]

@@ -36,13 +36,8 @@ def _scaled(images: paddle.Tensor, scale: float) -> paddle.Tensor:
 # ---------------------------------------------------------------------------------------- whole images, at one scale
 
 
-def scaled_logits(segment: Segment, images: paddle.Tensor, scale: float, size: Size) -> paddle.Tensor:
-    """Logits [N, K, *size] of the images at `scale`: resized, through the network, resized to `size`."""
-    return _resize(segment(_scaled(images, scale)), size)
-
-
 def predict_scaled(segment: Segment, images: paddle.Tensor, scale: float, size: Size) -> np.ndarray:
-    """The most likely class of each pixel, int64 [N, *size]: the argmax of `scaled_logits`, the first of equals.
+    """The most likely class of each pixel, int64 [N, *size]: the argmax of the logits at `size`, the first of equals.
 
     Class by class, so that the logits never exist at full size (NOTES 8.12). The reference's softmax before the argmax
     changes nothing.

@@ -1,9 +1,9 @@
 """An official checkout instead of the torch twin: `python align.py --reference DIR`.
 
-The builders are those of `network`, `losses` and `training`, with the checkout's folder as one more argument; what they
-return is called in the same way but runs the classes of MichaelFan01/STDC-Seg, written for torch 1.1 and a GPU. This
-module replaces its compiled norm by the same arithmetic (NOTES 4.11) and its GPU by the CPU, and gives the outputs for
-combinations of boundary options for which its network returns None (NOTES 2.4).
+`official_code` gives the functions of `network`, `losses` and `training`; what they return is called in the same way,
+but runs the classes of MichaelFan01/STDC-Seg, written for torch 1.1 and a GPU. This module replaces its compiled norm
+by the same arithmetic (NOTES 4.11) and its GPU by the CPU, and gives the outputs for combinations of boundary options
+for which its network returns None (NOTES 2.4).
 """
 
 import argparse
@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -61,6 +61,24 @@ def _on_cpu() -> Iterator[None]:
         yield
 
 
+def official_code(directory: str | Path, base: int) -> SimpleNamespace:
+    """The functions of `network`, `losses` and `training`, from the checkout in `directory`.
+
+    InputError if it is not such a checkout, or for a `base` width that the official network does not have.
+    """
+    if base != 64:
+        raise InputError(f"--base {base}: the official network has only 64; omit --reference or --base")
+    classes = _load(Path(directory).resolve())
+    return SimpleNamespace(
+        build_reference=partial(_build_network, classes),
+        build_reference_classifier=partial(_build_classifier, classes),
+        build_criterion=partial(OfficialCriterion, classes),
+        build_optimizer=partial(_build_optimizer, classes),
+        parameter_groups=partial(_parameter_groups, classes),
+        set_learning_rate=_set_learning_rate,
+    )
+
+
 @cache
 def _load(directory: Path) -> SimpleNamespace:
     files = [name.replace(".", "/") + ".py" for name in _MODULES]
@@ -78,10 +96,6 @@ def _load(directory: Path) -> SimpleNamespace:
         )
     except (ImportError, AttributeError, SyntaxError) as error:
         raise InputError(f"--reference {directory}: not the expected code ({error}); {_WHERE}") from error
-
-
-def _source(directory: str | Path) -> SimpleNamespace:
-    return _load(Path(directory).resolve())
 
 
 def _network_class(official: type) -> type:
@@ -112,7 +126,7 @@ def _classifier_class(official: type) -> type:
 
 def _optimizer_class(official: type) -> type:
     class OfficialOptimizer(official):
-        """The official optimiser with the attribute of torch's own. The groups' rates are set by `step`."""
+        """The official optimiser with the attribute of torch's own. `step` sets the rates of the groups."""
 
         @property
         def param_groups(self):
@@ -121,19 +135,9 @@ def _optimizer_class(official: type) -> type:
     return OfficialOptimizer
 
 
-def _check_width(options: argparse.Namespace) -> None:
-    if options.base != 64:
-        raise InputError(f"--base {options.base}: the official network has only 64; omit --reference or --base")
-
-
-def build_reference(options: argparse.Namespace, directory: str | Path) -> nn.Module:
-    """The official network, called like that of `network.build_reference`: a dict of outputs, chosen by `outputs`.
-
-    InputError if `directory` is not such a checkout, or for another width than 64.
-    """
-    _check_width(options)
+def _build_network(classes: SimpleNamespace, options: argparse.Namespace) -> nn.Module:
     # all detail heads are switched on, because for some combinations the official network returns None
-    network = _source(directory).network(
+    network = classes.network(
         options.backbone,
         options.num_classes,
         use_conv_last=options.use_conv_last,
@@ -144,20 +148,18 @@ def build_reference(options: argparse.Namespace, directory: str | Path) -> nn.Mo
     return network
 
 
-def build_reference_classifier(options: argparse.Namespace, directory: str | Path) -> nn.Module:
-    """The official ImageNet classifier, called like that of `network.build_reference_classifier`."""
-    _check_width(options)
-    return _source(directory).classifiers[options.backbone](use_conv_last=options.use_conv_last)
+def _build_classifier(classes: SimpleNamespace, options: argparse.Namespace) -> nn.Module:
+    return classes.classifiers[options.backbone](use_conv_last=options.use_conv_last)
 
 
 class OfficialCriterion(ReferenceCriterion):
     """The official losses, called like `losses.ReferenceCriterion`."""
 
-    def __init__(self, options: argparse.Namespace, source: SimpleNamespace):
+    def __init__(self, classes: SimpleNamespace, options: argparse.Namespace):
         super().__init__(options)
         with _on_cpu():
-            self.hard_pixels = source.ohem(self.thresh, self.n_min)
-            self.boundaries = source.detail()
+            self.hard_pixels = classes.ohem(self.thresh, self.n_min)
+            self.boundaries = classes.detail()
         self.fuse_kernel = self.boundaries.fuse_kernel.requires_grad_(options.fuse_kernel == "decayed")
 
     def ohem(self, logits, labels):
@@ -168,45 +170,13 @@ class OfficialCriterion(ReferenceCriterion):
             return self.boundaries(logits, labels)
 
 
-def build_criterion(options: argparse.Namespace, directory: str | Path) -> OfficialCriterion:
-    """The official losses; InputError if `directory` is not such a checkout."""
-    return OfficialCriterion(options, _source(directory))
+def _build_optimizer(classes: SimpleNamespace, network, criterion: OfficialCriterion, options: argparse.Namespace):
+    """The official optimiser over the official groups and schedule: `zero_grad`, `step`, `param_groups`."""
+    names = ("lr", "momentum", "weight_decay", "warmup_steps", "warmup_start_lr", "max_iter", "power")
+    return classes.optimizer(network, criterion.boundaries, *(getattr(options, name) for name in names))
 
 
-def _optimizer(model, loss, options: argparse.Namespace, directory: str | Path):
-    for given, option in (
-        (options.lr_scheduler != "warmup_poly", f"--lr_scheduler {options.lr_scheduler}"),
-        (options.train_backbone_norms, "--train_backbone_norms"),
-        (options.warmup_steps == 0, "--warmup_steps 0"),
-    ):
-        if given:
-            raise InputError(f"{option}: the official code does not have it; omit --reference or this option")
-    return _source(directory).optimizer(
-        model,
-        loss,
-        options.lr,
-        options.momentum,
-        options.weight_decay,
-        options.warmup_steps,
-        options.warmup_start_lr,
-        options.max_iter,
-        options.power,
-    )
-
-
-def build_optimizer(
-    network: nn.Module, criterion: OfficialCriterion, options: argparse.Namespace, directory: str | Path
-):
-    """The official optimiser over the official groups: `zero_grad`, `step`, `param_groups`.
-
-    InputError for options that the official code does not have.
-    """
-    return _optimizer(network, criterion.boundaries, options, directory)
-
-
-def parameter_groups(
-    network: nn.Module, criterion: OfficialCriterion, options: argparse.Namespace, directory: str | Path
-) -> list[dict]:
+def _parameter_groups(classes, network, criterion: OfficialCriterion, options: argparse.Namespace) -> list[dict]:
     """The official groups in the form of `training.parameter_groups`."""
     names = {parameter: name for name, parameter in network.named_parameters()} | {criterion.fuse_kernel: "fuse_kernel"}
     return [
@@ -216,18 +186,11 @@ def parameter_groups(
             "weight_decay": group["weight_decay"],
             "lr_mul": 10 if group.get("lr_mul") else 1,
         }
-        for group in build_optimizer(network, criterion, options, directory).param_groups
+        for group in _build_optimizer(classes, network, criterion, options).param_groups
     ]
 
 
-def learning_rate(iteration: int, options: argparse.Namespace, directory: str | Path) -> float:
-    """The official base rate of step `iteration` (0-based)."""
-    no_network = SimpleNamespace(get_params=lambda: ([], [], [], []))
-    no_loss = SimpleNamespace(get_params=list)
-    return set_learning_rate(_optimizer(no_network, no_loss, options, directory), iteration, options)
-
-
-def set_learning_rate(optimizer, iteration: int, options: argparse.Namespace) -> float:
+def _set_learning_rate(optimizer, iteration: int, options: argparse.Namespace) -> float:
     """Set the iteration of the next `step`; returns its base rate. The optimiser was built with `options`."""
     optimizer.it = iteration
     return optimizer.get_lr()

@@ -32,7 +32,7 @@ from models.layers import InPlaceABNSync
 from options import parse_options
 from reference.network import InPlaceABN
 
-SIDES = {"paddle": paddle_side.SIDE, "twin": torch_side.TorchSide(None)}
+SIDES = {"paddle": paddle_side.SIDE, "twin": torch_side.TorchSide()}
 RUN_BOUNDARIES = {"train": (8,), "train_b248": (2, 4, 8)}
 per_side = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 per_variant = pytest.mark.parametrize("variant", BACKBONES)

@@ -20,11 +20,11 @@ from models.layers import InPlaceABNSync
 from optimizers import build_scheduler
 from options import parse_options
 from reference import losses as twin_losses
-from reference import official
 from reference.network import InPlaceABN, resize
+from reference.official import official_code
 from reference.training import build_optimizer, learning_rate, set_learning_rate
 
-PADDLE, TWIN = paddle_side.SIDE, torch_side.TorchSide(None)
+PADDLE, TWIN = paddle_side.SIDE, torch_side.TorchSide()
 per_side = pytest.mark.parametrize("side", [PADDLE, TWIN], ids=["paddle", "twin"])
 per_loss_file = pytest.mark.parametrize("folder", files_of("loss"))
 per_schedule = pytest.mark.parametrize("folder", files_of("schedule"))
@@ -255,19 +255,11 @@ def test_fuse_kernel_over_a_whole_training(folder, run, ending, side):
 
 # ------------------------------------------------------------------------------------------------- official checkout
 
-BUILDERS = ["build_reference", "build_reference_classifier", "build_criterion"]
 
-
-@pytest.mark.parametrize("build", BUILDERS)
-def test_reference_folder_must_be_the_official_checkout(tmp_path, build):
-    build = getattr(official, build)
+def test_reference_folder_must_be_the_official_checkout(tmp_path):
     with pytest.raises(InputError, match=r"no such folder.*git clone https://github.com/MichaelFan01/STDC-Seg"):
-        build(parse_options([]), tmp_path / "absent")
+        official_code(tmp_path / "absent", 64)
     with pytest.raises(InputError, match=r"models/model_stages.py.*git clone https://github.com/MichaelFan01/STDC-Seg"):
-        build(parse_options([]), tmp_path)
-
-
-@pytest.mark.parametrize("build", BUILDERS[:2])
-def test_official_network_has_one_width(tmp_path, build):
+        official_code(tmp_path, 64)
     with pytest.raises(InputError, match="--base 32"):
-        getattr(official, build)(parse_options(["--base", "32"]), tmp_path)
+        official_code(tmp_path, 32)
