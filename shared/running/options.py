@@ -127,8 +127,19 @@ class PaperOptions:
         return options
 
     def remembered_options(self, weights: str | None) -> dict[str, Any]:
-        """The network's options in the training checkpoint behind `weights`: `remembered_options` of this module."""
-        return remembered_options(weights, self.build_parser(), self.network)
+        """{name: value} of the network's options that the training checkpoint behind `weights` was made with.
+
+        `weights` is a checkpoint folder or a file in one; {} for any other file. Every value is checked as the command
+        line's would be. InputError where the state cannot be read or a value is missing or unfit.
+        """
+        file, state = read_state(weights)
+        if file is None:
+            return {}
+        options = state.get("options")
+        if not isinstance(options, dict):
+            raise InputError(f"{file}: holds no options; give another checkpoint")
+        actions = {action.dest: action for action in self.build_parser()._actions}
+        return {name: _checked_value(actions[name], name, options, file) for name in self.network}
 
     def parse_options_for_weights(
         self,
@@ -152,22 +163,6 @@ class PaperOptions:
 
 
 # ------------------------------------------------------------------------------------ weights
-
-
-def remembered_options(weights: str | None, parser: argparse.ArgumentParser, names: Iterable[str]) -> dict[str, Any]:
-    """The values of the options `names` that the training checkpoint behind `weights` was made with.
-
-    `weights` is a checkpoint folder or a file in one; {} for any other file. Every value is checked as `parser` checks
-    its option. InputError where the state cannot be read or a value is missing or unfit.
-    """
-    file, state = read_state(weights)
-    if file is None:
-        return {}
-    options = state.get("options")
-    if not isinstance(options, dict):
-        raise InputError(f"{file}: holds no options; give another checkpoint")
-    actions = {action.dest: action for action in parser._actions}
-    return {name: _checked_value(actions[name], name, options, file) for name in names}
 
 
 def read_state(weights: str | None) -> tuple[Path | None, dict[str, Any]]:
