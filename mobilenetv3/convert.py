@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from shared import convert
 
 from models import build_model
-from options import add_network_options, parse_options, remembered_network
+from options import add_network_options, parse_options, remembered_options
 
 #: the network uses the official names, so no rules are needed (NOTES 4.9)
 RENAME: tuple = ()
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--entry", default=None, help="which part of a training checkpoint: model or model_ema")
     add_network_options(parser)
-    options = parse_options(argv, parser, remembered_network(parser.parse_args(argv).source))
+    options = parse_options(argv, parser, remembered_options(parser.parse_args(argv).source))
     model = build_model(options)
     report = convert.convert_file(options.source, options.target, model, RENAME, IGNORE, options.entry)
     print(f"{report}\nwrote {options.target}")

@@ -95,7 +95,7 @@ def train_step(
     if average and at.step_in_epoch % options.model_ema_steps == 0:
         average.update(model)
         if at.epoch < options.lr_warmup_epochs:
-            average.restart()
+            average.count = 0  # the next update copies again
     return Step(value, outputs, labels)
 
 

@@ -21,9 +21,8 @@ def accuracy(logits: np.ndarray, targets: np.ndarray, topk: Sequence[int] = (1, 
 class SmoothedValue:
     """A series of values: the median of its last `window_size`, and the average of all."""
 
-    def __init__(self, window_size: int = 20, fmt: str = "{median:.4f} ({global_avg:.4f})"):
+    def __init__(self, window_size: int = 20):
         self.deque: deque[float] = deque(maxlen=window_size)
-        self.fmt = fmt
         self.total, self.count = 0.0, 0
 
     def update(self, value: float, n: int = 1) -> None:
@@ -41,13 +40,8 @@ class SmoothedValue:
     def global_avg(self) -> float:
         return self.total / self.count
 
-    @property
-    def value(self) -> float:
-        """The last one."""
-        return self.deque[-1]
-
     def __str__(self) -> str:
-        return self.fmt.format(median=self.median, global_avg=self.global_avg, value=self.value)
+        return f"{self.median:.4f} ({self.global_avg:.4f})"
 
 
 class MetricLogger:

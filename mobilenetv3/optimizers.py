@@ -96,14 +96,13 @@ def build_optimizer(model: nn.Layer, options: argparse.Namespace, learning_rate)
     )
 
 
-def clip_gradients(parameters: Iterable, max_norm: float) -> float:
-    """Scale all gradients together to a global L2 norm of at most `max_norm`, as torch does; returns the old norm."""
+def clip_gradients(parameters: Iterable, max_norm: float) -> None:
+    """Scale all gradients together to a global L2 norm of at most `max_norm`, as torch does (NOTES 6.6)."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = paddle.sqrt(paddle.add_n([(g * g).sum() for g in gradients]))
     factor = paddle.clip(max_norm / (norm + 1e-6), max=1.0)
     for gradient in gradients:
         paddle.assign(gradient * factor, gradient)
-    return float(norm)
 
 
 class ConstantWarmup(schedules.LRScheduler):

@@ -30,9 +30,10 @@ from metrics import MetricLogger, SmoothedValue, accuracy
 from models import build_model
 
 #: what may differ between a training and its continuation
-FREE_ON_RESUME = set("data_path output_dir resume weights device workers epochs max_steps".split()) | set(
-    "checkpoint_steps print_freq eval_freq test_only".split()
-)
+FREE_ON_RESUME = {
+    *("data_path", "output_dir", "resume", "weights", "device", "workers"),
+    *("epochs", "max_steps", "checkpoint_steps", "print_freq", "eval_freq", "test_only"),
+}
 
 
 @dataclass
@@ -196,7 +197,9 @@ class Trainer:
 
     def _resume(self, path: str) -> None:
         epochs, steps = self.options.epochs, self.steps_per_epoch
-        self.state.restore(path, limits={"epoch": epochs, "step_in_epoch": steps, "step": epochs * steps})
+        total = epochs * steps
+        limits = {"epoch": epochs, "step_in_epoch": steps, "step": total, "ema_count": total}
+        self.state.restore(path, limits)
         if self.training.average:
             self.training.average.count = self.progress.ema_count
         for _ in range(self.progress.epoch):  # the schedule is a function of the epoch alone

@@ -1,29 +1,20 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
-from functools import partial
-from pathlib import Path
 
-from shared.align.curves import Panel, plot_curves
+from shared.align.curves import Panel
+from shared.align.papers import EQUAL, seven_stages
 from shared.diff import Tolerance
-from shared.stages import Stage
 
 from .feeds import TRAIN_CLASSES
-from options import NETWORK_OPTIONS, add_network_options
-
-FOLDER = Path(__file__).resolve().parents[1]
+from options import add_network_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this paper's align.py besides the common ones."""
     add_network_options(parser)
     parser.set_defaults(model=None)  # both sizes
-    parser.add_argument(
-        "--data_path", default=None, metavar="DIR", help="folder with train/ and val/; drawn when not given"
-    )
-
-
-EQUAL = Tolerance(absolute=0)
+    parser.add_argument("--data_path", metavar="DIR", help="folder with train/ and val/; drawn when not given")
 
 
 def _forward(dtype: str):
@@ -42,9 +33,9 @@ def _backward(dtype: str):
 
 
 def _train(dtype: str):
-    # Training amplifies rounding until two runs part: torch against itself in float64, from a start 1e-8 away, differs
+    # Training amplifies rounding: torch against itself in float64, from a start 1e-8 away, differs
     # by 1e-8 at step 20, 1e-5 at step 30, 7e-4 at step 40, and by 2.5 % of the last loss and 1.3 points of top-1
-    # at the end (train_control.npz). So the beginning is held tightly, and the end by what was learnt.
+    # at the end (train_control.npz). So the beginning is compared tightly, and the end by what was learnt.
     first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
     return {
         "mini/first_losses": first,
@@ -58,19 +49,7 @@ def _train(dtype: str):
 #: of the picture of the train stage
 PANELS = (
     Panel("loss", "training loss", "step", "cross-entropy"),
-    Panel(
-        "acc1", "top-1 on val (batch statistics)", "epoch", "percent", first=1, level=(100 / TRAIN_CLASSES, "chance")
-    ),
+    Panel("acc1", "top-1 on val (batch statistics)", "epoch", "percent", 1, level=(100 / TRAIN_CLASSES, "chance")),
 )
 
-STAGES = (
-    Stage("structure", lambda dtype: EQUAL, per_dtype=False),
-    Stage("data", lambda dtype: EQUAL, per_dtype=False),
-    Stage("forward", _forward),
-    Stage("metric", lambda dtype: Tolerance(absolute=1e-6)),
-    Stage("loss", _loss),
-    Stage("backward", _backward),
-    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
-)
-
-__all__ = ["FOLDER", "NETWORK_OPTIONS", "STAGES", "add_options"]
+STAGES = seven_stages(_forward, _loss, _backward, _train, PANELS, metric=Tolerance(absolute=1e-6))

@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from shared import InputError
 from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
+from shared.weights import read_weights
 
 from mini.draw import DEFAULT_ROOT
 from options import MODELS, NETWORK_OPTIONS, parse_options
@@ -28,6 +30,8 @@ NOISE_SHAPE = (2, 3, 224, 224)
 VARIANT_SHAPE = (4, 3, 96, 96)
 BATCH_SHAPE = (4, 3, 64, 64)
 BATCH_CANDIDATES = 16
+FORWARD_PICTURES = 4
+DATA_SAMPLES = 6  # per preset and epoch
 CLASSES_AT_LEAST = 2  # labels of the batch: any network has these
 OPTIMISER_STEPS = 10
 #: ten optimiser steps of each; the second drops the learning rate, which tells torch's RMSprop from Paddle's
@@ -76,8 +80,6 @@ def models(context: Context) -> list[str]:
         return [context.options.model]
     if not context.options.weights:
         return list(MODELS)
-    from shared.weights import read_weights
-
     stages = {int(name.split(".")[1]) for name in read_weights(context.options.weights).tensors if "features." in name}
     for model, last in zip(MODELS, (12, 16), strict=True):
         if stages and max(stages) == last:
@@ -139,9 +141,11 @@ def data_cases(context: Context) -> Iterator[tuple[str, str, argparse.Namespace]
         yield name, split, data_options(context, *argv)
 
 
-def chosen(count: int, most: int) -> list[int]:
-    """At most `most` of `count` indices, spread evenly."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+def spread(labels: Sequence[int], most: int, classes: float = math.inf) -> list[int]:
+    """At most `most` indices of the labels below `classes`, spread evenly."""
+    indices = [index for index, label in enumerate(labels) if label < classes]
+    ranks = np.linspace(0, len(indices) - 1, min(len(indices), most)).round().astype(int)
+    return [indices[rank] for rank in ranks]
 
 
 def logits(rows: int, classes: int, dtype: str) -> np.ndarray:
@@ -167,12 +171,6 @@ def loss_cases(dtype: str) -> dict[str, tuple]:
         "one_row": (values[:1], target[:1], 0.0),
         "equal_logits": (np.zeros_like(values), target, 0.1),
     }
-
-
-def training_pictures(labels_of_split: list[int], most: int) -> list[int]:
-    """Indices of the pictures of the first classes, at most `most`, spread evenly."""
-    own = [index for index, label in enumerate(labels_of_split) if label < TRAIN_CLASSES]
-    return [own[place] for place in chosen(len(own), most)]
 
 
 def training_record(losses: list[float], curve: list[float]) -> dict:

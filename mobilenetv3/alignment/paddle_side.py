@@ -1,14 +1,12 @@
 """The Paddle side of the seven stages: this folder's own code."""
 
-import zlib
-
-import numpy as np
 import paddle
 
+from shared.align.papers import paddle_structure
 from shared.convert import plan
 from shared.running.sampling import EpochBatchSampler
 from shared.stages import Context
-from shared.weights import as_numpy, read_torch
+from shared.weights import as_numpy
 
 from . import feeds, recording
 from convert import IGNORE, RENAME, load_official
@@ -36,19 +34,10 @@ def structure(context: Context) -> dict:
     record = {}
     for model, variant, options in feeds.networks(context):
         network = build_model(options)
-        mapping = plan(network, RENAME, IGNORE)
-        name = f"{model}{variant and '/' + variant}"
-        record[f"{name}/tensors"] = list(mapping.torch_shapes())
-        for tensor, shape in mapping.torch_shapes().items():
-            record[f"{name}/shape/{tensor}"] = np.array(shape, np.int64)
-        record[f"{name}/parameters"] = sum(int(p.size) for p in network.parameters() if not p.stop_gradient)
-        if not variant:
-            official = read_torch(feeds.weights_file(context, model)).tensors
-            converted, torch_only, report = mapping.to_paddle(official)
-            report.raise_if_bad(feeds.weights_file(context, model))
-            back, _ = mapping.to_torch(converted, torch_only)
-            for tensor, array in back.items():
-                record[f"{name}/bits/{tensor}"] = zlib.crc32(array.tobytes())
+        weights = None if variant else feeds.weights_file(context, model)
+        parameters = sum(int(p.size) for p in network.parameters() if not p.stop_gradient)
+        same = paddle_structure(plan(network, RENAME, IGNORE), weights)
+        record[f"{model}{variant and '/' + variant}"] = same | {"parameters": parameters}
     return record
 
 
@@ -61,16 +50,22 @@ def data(context: Context) -> dict:
         dataset = build_dataset(options, split)
         for epoch in (0, 1):
             dataset.set_epoch(epoch)
-            for index in feeds.chosen(len(dataset), 6):
+            for index in feeds.spread(dataset.targets, feeds.DATA_SAMPLES):
                 record[f"{name}/epoch{epoch}/{index}/image"], label = dataset[index]
                 record[f"{name}/epoch{epoch}/{index}/label"] = label
     return record
 
 
+def _samples(options, split: str, dtype: str, *chosen) -> tuple:
+    """Images under the evaluation preset, and labels, of the samples that `feeds.spread(labels, *chosen)` gives."""
+    dataset = ImageFolder(f"{options.data_path}/{split}", build_transform(options, train=False))
+    images, labels = collate([dataset[index] for index in feeds.spread(dataset.targets, *chosen)])
+    return images.astype(dtype), labels
+
+
 def forward(context: Context) -> dict:
-    dataset = build_dataset(feeds.data_options(context), "val")
-    pictures, _ = collate([dataset[index] for index in feeds.chosen(len(dataset), 4)])
-    return recording.forward(context, SIDE, pictures.astype(context.dtype))
+    pictures, _ = _samples(feeds.data_options(context), "val", context.dtype, feeds.FORWARD_PICTURES)
+    return recording.forward(context, SIDE, pictures)
 
 
 def metric(context: Context) -> dict:
@@ -129,8 +124,8 @@ def train(context: Context) -> dict:
     network = build_model(options)
     load_official(network, context.output_dir / "weights" / "train.pth")
     training = build_training(options, network.to(dtype=context.dtype))
-    train_images, train_labels = _training_tensors(options, "train", feeds.TRAIN_PICTURES, context.dtype)
-    val_images, val_labels = _training_tensors(options, "val", feeds.VAL_PICTURES, context.dtype)
+    train_images, train_labels = _samples(options, "train", context.dtype, feeds.TRAIN_PICTURES, feeds.TRAIN_CLASSES)
+    val_images, val_labels = _samples(options, "val", context.dtype, feeds.VAL_PICTURES, feeds.TRAIN_CLASSES)
     sampler = EpochBatchSampler(len(train_labels), options.batch_size, seed=options.seed)
 
     losses, curve = [], []
@@ -144,9 +139,3 @@ def train(context: Context) -> dict:
         with paddle.no_grad():
             curve.append(accuracy(network(val_images).numpy(), val_labels.numpy())[0])
     return feeds.training_record(losses, curve)
-
-
-def _training_tensors(options, split: str, most: int, dtype: str) -> tuple:
-    dataset = ImageFolder(f"{options.data_path}/{split}", build_transform(options, train=False))
-    images, target = collate([dataset[index] for index in feeds.training_pictures(dataset.targets, most)])
-    return images.astype(dtype), target

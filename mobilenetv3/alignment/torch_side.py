@@ -3,7 +3,6 @@
 import argparse
 import copy
 import json
-import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 
 from shared.align.formula import formula_state
-from shared.align.record import Record
+from shared.align.papers import calibrate, torch_structure, train_control
 from shared.files import atomic_write_text
 from shared.stages import Context
 from shared.weights import as_numpy, read_torch, write_torch
@@ -70,7 +69,7 @@ def _smoothest_batch(network: torch.nn.Module) -> int:
 
 
 def _draw_weights(context: Context, options: argparse.Namespace) -> None:
-    pictures = _pictures(options, CALIBRATION_PICTURES)
+    pictures, _ = _samples(options, "val", "float32", CALIBRATION_PICTURES)
     noise = feeds.noise("calibration", tuple(pictures.shape), "float32")
     pictures = torch.cat([pictures, torch.from_numpy(noise)])
     for model, variant, network_options in feeds.networks(context):
@@ -78,22 +77,9 @@ def _draw_weights(context: Context, options: argparse.Namespace) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         _fill(network, formula_state(shapes, feeds.SEED, gain=2.0))
         if not variant:
-            _calibrate(network, pictures)
+            norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+            calibrate(network, partial(network, pictures), norms)
         write_torch(feeds.weights_file(context, model, variant), _state(network))
-
-
-def _calibrate(network: torch.nn.Module, images: torch.Tensor) -> None:
-    """Let the running statistics be those of these images, so that drawn weights act like trained ones."""
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    network.train()
-    with torch.no_grad():
-        network(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.num_batches_tracked.zero_()
 
 
 def _state(network: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -117,26 +103,21 @@ def _load(context: Context, model: str, variant: str, options: argparse.Namespac
 SIDE = recording.Side(_load, torch.from_numpy, torch.no_grad)
 
 
-def _pictures(options: argparse.Namespace, most: int) -> torch.Tensor:
-    """Images of val/ under the evaluation preset."""
-    split = f"{options.data_path}/val"
-    count = len(listing(split)[1])
-    return torch.stack([sample(split, i, options, 0, 0, train=False)[0] for i in feeds.chosen(count, most)])
+def _samples(options: argparse.Namespace, split: str, dtype: str, *chosen) -> tuple:
+    """Images under the evaluation preset, and labels, of the samples that `feeds.spread(labels, *chosen)` gives."""
+    folder = f"{options.data_path}/{split}"
+    indices = feeds.spread([label for _, label in listing(folder)[1]], *chosen)
+    images, labels = zip(*(sample(folder, index, options, 0, 0, train=False) for index in indices), strict=True)
+    return torch.stack(images).to(getattr(torch, dtype)), torch.tensor(labels)
 
 
 def structure(context: Context) -> dict:
     record = {}
     for model, variant, options in feeds.networks(context):
         network = build_reference(options)
-        state = network.state_dict()
-        name = f"{model}{variant and '/' + variant}"
-        record[f"{name}/tensors"] = list(state)
-        for tensor, value in state.items():
-            record[f"{name}/shape/{tensor}"] = np.array(value.shape, np.int64)
-        record[f"{name}/parameters"] = sum(p.numel() for p in network.parameters())
-        if not variant:
-            for tensor, value in torch.load(feeds.weights_file(context, model), weights_only=True).items():
-                record[f"{name}/bits/{tensor}"] = zlib.crc32(value.numpy().tobytes())
+        weights = None if variant else feeds.weights_file(context, model)
+        parameters = sum(p.numel() for p in network.parameters())
+        record[f"{model}{variant and '/' + variant}"] = torch_structure(network, weights) | {"parameters": parameters}
     return record
 
 
@@ -145,9 +126,9 @@ def data(context: Context) -> dict:
     for split in ("train", "val"):
         record |= feeds.listed(split, *listing(f"{root}/{split}"))
     for name, split, options in feeds.data_cases(context):
-        count = len(listing(f"{root}/{split}")[1])
+        labels = [label for _, label in listing(f"{root}/{split}")[1]]
         for epoch in (0, 1):
-            for index in feeds.chosen(count, 6):
+            for index in feeds.spread(labels, feeds.DATA_SAMPLES):
                 image, label = sample(f"{root}/{split}", index, options, epoch, options.seed, train=split == "train")
                 record[f"{name}/epoch{epoch}/{index}/image"] = image
                 record[f"{name}/epoch{epoch}/{index}/label"] = np.int64(label)
@@ -155,7 +136,7 @@ def data(context: Context) -> dict:
 
 
 def forward(context: Context) -> dict:
-    pictures = _pictures(feeds.data_options(context), 4).to(getattr(torch, context.dtype))
+    pictures, _ = _samples(feeds.data_options(context), "val", context.dtype, feeds.FORWARD_PICTURES)
     return recording.forward(context, SIDE, pictures)
 
 
@@ -209,18 +190,11 @@ def _steps(network, average_network, recipe, images, target) -> tuple:
 
 def train(context: Context) -> dict:
     options = feeds.data_options(context, *feeds.TRAIN_ARGV)
-    tensors = partial(_training_tensors, options, dtype=getattr(torch, context.dtype))
-    sets = tensors("train", feeds.TRAIN_PICTURES), tensors("val", feeds.VAL_PICTURES)
+    train_set = _samples(options, "train", context.dtype, feeds.TRAIN_PICTURES, feeds.TRAIN_CLASSES)
+    val_set = _samples(options, "val", context.dtype, feeds.VAL_PICTURES, feeds.TRAIN_CLASSES)
     network = _read(context.output_dir / "weights" / "train.pth", options, context.dtype)
-    if context.dtype == "float64":
-        # how far torch differs from itself when it starts a rounding error away: drawn beside the two curves
-        torch.manual_seed(feeds.SEED)
-        control = copy.deepcopy(network)
-        with torch.no_grad():
-            for parameter in control.parameters():
-                parameter.mul_(1 + 1e-8 * torch.randn_like(parameter))
-        Record(_train(control, *sets, options)).save(context.output_dir / "train_control.npz")
-    return _train(network, *sets, options)
+    train_control(context, network, lambda control: _train(control, train_set, val_set, options), feeds.SEED)
+    return _train(network, train_set, val_set, options)
 
 
 def _train(network: torch.nn.Module, train_set: tuple, val_set: tuple, options: argparse.Namespace) -> dict:
@@ -236,10 +210,3 @@ def _train(network: torch.nn.Module, train_set: tuple, val_set: tuple, options: 
         with torch.no_grad():
             curve.append(topk_accuracy(network(val_set[0]), val_set[1], (1,))[0])
     return feeds.training_record(losses, curve)
-
-
-def _training_tensors(options: argparse.Namespace, name: str, most: int, dtype: torch.dtype) -> tuple:
-    split = f"{options.data_path}/{name}"
-    kept = feeds.training_pictures([label for _, label in listing(split)[1]], most)
-    images, target = zip(*(sample(split, index, options, 0, 0, train=False) for index in kept), strict=True)
-    return torch.stack(images).to(dtype), torch.tensor(target)

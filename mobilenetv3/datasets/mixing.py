@@ -13,11 +13,6 @@ import numpy as np
 _STREAM = 0x6D6978
 
 
-def one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """int [N] -> float32 [N, num_classes]."""
-    return np.eye(num_classes, dtype=np.float32)[labels]
-
-
 def mixup(images: np.ndarray, targets: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
     """lam x + (1 - lam) x_partner of images and targets: float32 [N, C, H, W] and [N, K]."""
 
@@ -67,7 +62,7 @@ class Mixing:
             use_cutmix = generator.random() < 0.5
         alpha = self.cutmix_alpha if use_cutmix else self.mixup_alpha
         lam = float(np.float32(generator.beta(alpha, alpha)))  # the first of a Dirichlet pair
-        targets = one_hot(labels, self.num_classes)
+        targets = np.eye(self.num_classes, dtype=np.float32)[labels]  # one-hot
         if not use_cutmix:
             return mixup(images, targets, lam)
         height, width = images.shape[2:]

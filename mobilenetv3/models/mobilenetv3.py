@@ -14,13 +14,12 @@ from .layers import Hardsigmoid
 
 BATCH_NORM_EPSILON = 0.001
 BATCH_NORM_MOMENTUM = 0.99  # the share of the old value; torch writes 0.01 (NOTES 8.1)
-DIVISOR = 8
 
 
-def make_divisible(value: float, divisor: int = DIVISOR) -> int:
-    """The multiple of `divisor` nearest to `value`, but never less than 90 % of it (NOTES 4.1)."""
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * value else rounded + divisor
+def make_divisible(value: float) -> int:
+    """The multiple of 8 nearest to `value`, but never less than 90 % of it (NOTES 4.1)."""
+    rounded = max(8, int(value + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * value else rounded + 8
 
 
 @dataclass(frozen=True)

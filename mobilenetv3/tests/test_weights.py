@@ -1,9 +1,9 @@
 """convert.py, export.py, average_checkpoints.py and align.py as a user runs them."""
 
+import argparse
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,12 @@ import pytest
 import torch
 
 from shared.align.formula import formula_state
+from shared.deploying.export import inference_engine, onnx_engine
 from shared.tests.scripts import call_script
+from shared.weights import read_weights, save_checkpoint
 
+import convert
+import evaluate
 from convert import load_official
 from mini.draw import ensure_mini
 from models import build_model
@@ -42,10 +46,14 @@ def official(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return ensure_mini(tmp_path_factory.mktemp("data") / "mini", train_per_class=2, val_per_class=2, size=40)
+
+
+@pytest.fixture(scope="module")
 def converted(official) -> Path:
     target = official.with_name("converted.pdparams")
-    finished = call("convert.py", official, target, *NETWORK)
-    assert finished.returncode == 0, finished.stderr
+    convert.main([str(official), str(target), *NETWORK])
     return target
 
 
@@ -67,8 +75,7 @@ def test_converted_weights_fill_the_network_and_give_the_twin_s_logits(official,
 
 
 def test_conversion_back_returns_the_same_bits(official, converted, tmp_path):
-    finished = call("convert.py", converted, tmp_path / "back.pth", *NETWORK)
-    assert finished.returncode == 0, finished.stderr
+    convert.main([str(converted), str(tmp_path / "back.pth"), *NETWORK])
     first, back = (torch.load(path, weights_only=True) for path in (official, tmp_path / "back.pth"))
     assert list(first) == list(back)
     for name, tensor in first.items():
@@ -77,17 +84,22 @@ def test_conversion_back_returns_the_same_bits(official, converted, tmp_path):
 
 def test_a_training_checkpoint_of_the_reference_converts(official, tmp_path):
     """Nested, with `module.` prefixes, an averaged model and argparse options beside it (NOTES 1.3)."""
-    import argparse
-
     state = torch.load(official, weights_only=True)
     average = {f"module.{name}": tensor * 2 for name, tensor in state.items()} | {"n_averaged": torch.tensor(3)}
     checkpoint = {"model": state, "model_ema": average, "epoch": 5, "args": argparse.Namespace(lr=0.1)}
     torch.save(checkpoint, tmp_path / "checkpoint.pth")
     for entry, factor in (([], 1), (["--entry", "model_ema"], 2)):
-        finished = call("convert.py", tmp_path / "checkpoint.pth", tmp_path / "out.pdparams", *NETWORK, *entry)
-        assert finished.returncode == 0, finished.stderr
+        convert.main([str(tmp_path / "checkpoint.pth"), str(tmp_path / "out.pdparams"), *NETWORK, *entry])
         weight = paddle.load(str(tmp_path / "out.pdparams"))["classifier.3.weight"]
         np.testing.assert_array_equal(np.asarray(weight), factor * state["classifier.3.weight"].numpy().T)
+
+
+def test_a_checkpoint_says_which_network_it_holds(official, converted, tmp_path):
+    state = {"step": 1, "options": vars(parse_options(NETWORK))}
+    save_checkpoint(tmp_path, "latest", {"model.pdparams": read_weights(converted).tensors}, state)
+    convert.main([str(tmp_path / "latest"), str(tmp_path / "back.pth")])
+    first, back = (torch.load(path, weights_only=True) for path in (official, tmp_path / "back.pth"))
+    assert torch.equal(first["classifier.3.weight"], back["classifier.3.weight"]) and first.keys() == back.keys()
 
 
 def test_another_network_s_checkpoint_is_refused(official, tmp_path):
@@ -115,8 +127,6 @@ def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
     assert names == {"inference.json", "inference.pdiparams", "model.onnx", "network.json"}
     assert json.loads((tmp_path / "network.json").read_text())["num_classes"] == 12
 
-    from shared.deploying.export import inference_engine, onnx_engine
-
     model = build_model(parse_options(NETWORK))
     load_official(model, converted)
     model.eval()
@@ -128,71 +138,49 @@ def test_export_gives_the_same_logits_in_both_engines(converted, tmp_path):
             np.testing.assert_allclose(engine(images), expected, rtol=0, atol=1e-4)
 
 
-def test_both_engines_evaluate_alike(converted, tmp_path):
-    data = ensure_mini(tmp_path / "mini", train_per_class=1, val_per_class=2, size=40)
+def test_all_engines_evaluate_alike(converted, data, tmp_path):
+    output, sizes = tmp_path / "metrics.json", ["--val_resize_size", "40", "--val_crop_size", "32"]
+    argv = ["--weights", converted, "--data_path", data, "--output", output, "--workers", 0, *sizes, *NETWORK]
     metrics = {}
-    for engine in ("dygraph", "inference"):
-        finished = call(
-            "evaluate.py", "--weights", converted, "--data_path", data, "--engine", engine, "--workers", 0,
-            "--val_resize_size", 40, "--val_crop_size", 32, "--output", tmp_path / "metrics.json", *NETWORK,
-        )  # fmt: skip
-        assert finished.returncode == 0, finished.stderr
-        metrics[engine] = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["dygraph"]["images"] == metrics["inference"]["images"] == 20
-    assert metrics["dygraph"]["acc1"] == metrics["inference"]["acc1"]
-    assert metrics["dygraph"]["loss"] == pytest.approx(metrics["inference"]["loss"], rel=1e-4)
+    for engine in ("dygraph", "inference", "onnx"):
+        evaluate.main([*map(str, argv), "--engine", engine])
+        metrics[engine] = json.loads(output.read_text())
+        assert metrics[engine]["images"] == 20 and metrics[engine]["acc1"] == metrics["dygraph"]["acc1"]
+        assert metrics[engine]["loss"] == pytest.approx(metrics["dygraph"]["loss"], rel=1e-4)
 
 
-def test_folders_of_synsets_are_labelled_as_in_imagenet(tmp_path):
-    """A part of ImageNet keeps the whole's labels under a network of 1000 classes (NOTES 3.3)."""
-    from PIL import Image
-
-    from datasets import SYNSETS, build_dataset, classes_for
-
-    for synset in ("n01532829", "n12057211"):
-        folder = tmp_path / "val" / synset
-        folder.mkdir(parents=True)
-        Image.new("RGB", (40, 30), "red").save(folder / "x.png")
-    options = parse_options(["--data_path", str(tmp_path)])
-    dataset = build_dataset(options, "val", classes=classes_for(tmp_path / "val", 1000))
-    assert dataset.targets == [12, 986] and SYNSETS[12] == "n01532829"
-    assert classes_for(tmp_path / "val", 2) is None
-
-
-def test_align_on_a_given_checkpoint(official, tmp_path):
+def test_align_on_a_given_checkpoint(official, data, tmp_path):
     """The cheap stages on a user's weights: exit status, records, log, JSON."""
-    data = ensure_mini(tmp_path / "mini", train_per_class=2, val_per_class=2, size=40)
     argv = ["--weights", official, "--data_path", data, "--output_dir", tmp_path / "o", *NETWORK[2:]]
-    finished = call("align.py", "--stage", "structure", "data", "forward", "metric", "loss", *argv)
+    stages = ["structure", "data", "forward", "metric", "loss"]
+    finished = call("align.py", "--stage", *stages, *argv)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     report = json.loads((tmp_path / "o" / "align.json").read_text())
-    assert report["passed"] and {entry["stage"] for entry in report["stages"]} == {
-        "structure", "data", "forward", "metric", "loss",
-    }  # fmt: skip
-    for stage in ("structure", "data", "forward", "metric", "loss"):
-        assert (tmp_path / "o" / f"{stage}_paddle.npz").is_file() and (tmp_path / "o" / f"{stage}_torch.npz").is_file()
+    assert report["passed"] and {entry["stage"] for entry in report["stages"]} == set(stages)
+    for stage in stages:
+        assert all((tmp_path / "o" / f"{stage}_{side}.npz").is_file() for side in ("paddle", "torch"))
         log = (tmp_path / "o" / "log" / f"{stage}_diff.log").read_text()
         assert log.rstrip().endswith("diff check passed")
     assert call("align.py", "--stage", "nothing").returncode == 2
     assert call("align.py", "--reference", tmp_path).returncode == 2
 
 
-def test_align_finds_a_planted_fault(official, tmp_path):
-    """A wrong epsilon in batch norm: the structure passes, the forward stage names the first stage of the network."""
-    data = ensure_mini(tmp_path / "mini", train_per_class=2, val_per_class=2, size=40)
-    faulty = tmp_path / "faulty"
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "stage", "tensor"),
+    [
+        ("models/mobilenetv3.py", "BATCH_NORM_EPSILON = 0.001", "BATCH_NORM_EPSILON = 0.002", "forward", "/features.0"),
+        ("engine.py", "    optimizer.clear_grad()\n", "", "backward", "/rmsprop/loss"),
+    ],
+)
+def test_align_finds_a_planted_fault(official, data, tmp_path, file, right, wrong, stage, tensor):
+    """In the network or in the training step: the structure passes, the stage names the first tensor that differs."""
     made = shutil.ignore_patterns("data", "output", "result", "logs", "tests", "__pycache__")
-    shutil.copytree(FOLDER, faulty, ignore=made)
-    source = faulty / "models" / "mobilenetv3.py"
-    source.write_text(source.read_text().replace("BATCH_NORM_EPSILON = 0.001", "BATCH_NORM_EPSILON = 0.002"))
-    finished = subprocess.run(
-        [sys.executable, str(faulty / "align.py"), "--stage", "structure", "forward", "--dtype", "float64"]
-        + ["--weights", official, "--data_path", data, "--output_dir", tmp_path / "o", *NETWORK[2:]],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    faulty = Path(shutil.copytree(FOLDER, tmp_path / "faulty", ignore=made))
+    assert right in (faulty / file).read_text()
+    (faulty / file).write_text((faulty / file).read_text().replace(right, wrong))
+    argv = ["--weights", official, "--data_path", data, "--output_dir", tmp_path / "o", *NETWORK[2:]]
+    finished = call_script(faulty / "align.py", "--stage", "structure", stage, "--dtype", "float64", *argv)
     assert finished.returncode == 1, finished.stderr
     report = {entry["stage"]: entry for entry in json.loads((tmp_path / "o" / "align.json").read_text())["stages"]}
-    assert report["structure"]["passed"] and not report["forward"]["passed"]
-    assert report["forward"]["failures"][0].endswith("features.0")
+    assert report["structure"]["passed"] and not report[stage]["passed"]
+    assert report[stage]["failures"][0].endswith(tensor)
