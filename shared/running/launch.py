@@ -81,9 +81,6 @@ def run_training(options: argparse.Namespace, make_trainer: Callable[[argparse.N
     return 0
 
 
-# ------------------------------------------------------------------------------------ mixed precision
-
-
 def mixed_precision(options: argparse.Namespace) -> Any:
     """The context of a forward pass: under --amp float16 on a GPU and bfloat16 on a CPU (Paddle 3.3 has none there)."""
     return paddle.amp.auto_cast(enable=options.amp, dtype="float16" if options.device == "gpu" else "bfloat16")

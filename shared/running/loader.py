@@ -67,7 +67,7 @@ class Loader:
         batches, size = enumerate(self.sampler), self.sampler.batch_size
         room = self.sample_bytes
         if room is None:
-            room = sum(_aligned(array) for array in _arrays(self.dataset[next(iter(self.sampler))[0]]))
+            room = _room(self.dataset[next(iter(self.sampler))[0]])
         # Batch n lies in slot n % slots until it has been copied out: one is waited for, the others are ahead.
         slots = 1 + math.ceil(_PREFETCH * self.workers / size)
         memory = np.frombuffer(mmap.mmap(-1, max(slots * size * room, 1)), np.uint8)
@@ -110,21 +110,17 @@ def _map(sample: Any, change: Callable[[Any], Any]) -> Any:
     """A sample with `change(leaf)` in place of every leaf."""
     if isinstance(sample, dict):
         return {key: _map(value, change) for key, value in sample.items()}
-    if isinstance(sample, tuple) and hasattr(sample, "_fields"):
-        return type(sample)(*(_map(value, change) for value in sample))
     if isinstance(sample, list | tuple):
-        return type(sample)(_map(value, change) for value in sample)
+        values = [_map(value, change) for value in sample]
+        return type(sample)(*values) if hasattr(sample, "_fields") else type(sample)(values)
     return change(sample)
 
 
-def _arrays(sample: Any) -> list[np.ndarray]:
-    found = []
-    _map(sample, lambda leaf: found.append(leaf) if isinstance(leaf, np.ndarray) else None)
-    return found
-
-
-def _aligned(array: np.ndarray) -> int:
-    return -(-array.nbytes // 64) * 64
+def _room(sample: Any) -> int:
+    """The bytes that the arrays of a sample take, each from a multiple of 64 on."""
+    sizes = [0]
+    _map(sample, lambda leaf: sizes.append(-(-leaf.nbytes // 64) * 64 if isinstance(leaf, np.ndarray) else 0))
+    return sum(sizes)
 
 
 def _unpacked(sample: Any, memory: np.ndarray) -> Any:
@@ -163,7 +159,7 @@ def _read(key: Any, slot: int, row: int) -> Any:
             return leaf
         target[used : used + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)[...] = leaf
         stored = _Stored(used, leaf.shape, leaf.dtype)
-        used += _aligned(leaf)
+        used += _room(leaf)
         return stored
 
     return _map(dataset[key], store)

@@ -37,17 +37,14 @@ class RunLog:
 
     def line(self, text: str) -> None:
         """One line to the terminal and, with the time, to output_dir/train.log. InputError if it cannot be written."""
-        if self.silent:
-            return
-        tqdm.write(text)
-        self._append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        if not self.silent:
+            tqdm.write(text)
+            self.append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def append(self, name: str, text: str) -> None:
         """Append `text` to the file `name` of output_dir. InputError if it cannot be written."""
-        if not self.silent:
-            self._append(name, text)
-
-    def _append(self, name: str, text: str) -> None:
+        if self.silent:
+            return
         path = self.output_dir / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

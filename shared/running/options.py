@@ -12,8 +12,6 @@ from typing import Any
 from shared import HelpFormatter, InputError
 from shared.files import one_line, read_json
 
-# ------------------------------------------------------------------------------------ types of add_argument
-
 
 def boolean(text: str) -> bool:
     """yes/true/t/y/1 or no/false/f/n/0 in any case."""
@@ -51,9 +49,6 @@ not_negative = _number(float, lambda value: 0 <= value < math.inf, "not a number
 probability = _number(float, lambda value: 0 <= value <= 1, "not between 0 and 1")
 fraction = _number(float, lambda value: 0 <= value < 1, "not a number from 0 to below 1")
 open_share = _number(float, lambda value: 0 < value < 1, "not between 0 and 1")
-
-
-# ------------------------------------------------------------------------------------ parsers
 
 
 class Group:
@@ -160,9 +155,6 @@ class PaperOptions:
         given = [getattr(first, name) for name in ("resume", "weights") if name in names]
         source = next(filter(None, given), None)
         return self.parse_options(argv, parser, (remember or self.remembered_options)(source))
-
-
-# ------------------------------------------------------------------------------------ weights
 
 
 def read_state(weights: str | None) -> tuple[Path | None, dict[str, Any]]:

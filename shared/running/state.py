@@ -101,7 +101,8 @@ class TrainingState:
             if state.get(name) != finite(now):
                 was, here = (one_line(_words(value))[:80] for value in (state.get(name), now))
                 what = "processes" if name == "world" else name
-                raise InputError(f"{path}: was trained with {was} {what}, here are {here}; resume with the same")
+                then = f"other {what}" if was == here else f"{was} {what}, here are {here}"
+                raise InputError(f"{path}: was trained with {then}; resume with the same")
 
     # ------------------------------------------------------------------------------ optimiser and scaler
 
@@ -138,8 +139,7 @@ class TrainingState:
         if not isinstance(then, dict) or {name: np.shape(value) for name, value in then.items()} != shapes:
             raise InputError(f"{file}: scaler is not the state of a loss scaler; resume from another")
         read_as(dict[str, float | bool | list[float]], then, file, "scaler")
-        scale = np.array(then["scale"], np.float32)
-        self.scaler.load_state_dict(then | {"scale": scale})
+        self.scaler.load_state_dict(then | {"scale": np.array(then["scale"], np.float32)})
 
 
 def _as_arrays(tensors: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
