@@ -24,18 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.deploying.benchmark import (
-    DYGRAPH,
-    INFERENCE,
-    ONNX,
-    TORCH,
-    Bench,
-    build_parser,
-    run_benchmark,
-    show,
-    verdict,
-)
-from shared.deploying.measure import has_onnx
+import shared.deploying.benchmark as frame
+from shared.deploying.benchmark import DYGRAPH, INFERENCE, ONNX, TORCH, Bench, show
 from shared.running.options import positive_int
 
 from constants import INPUT_SIZE, TERMS
@@ -165,9 +155,9 @@ def infer(bench: Bench) -> dict:
     """Print and return {title: rows}, as the other sections do."""
     report, (width, height) = {}, bench.options.infer_size
     for part, name in PARTS.items():
-        sides = [TORCH, DYGRAPH, INFERENCE, *([ONNX] if part == "dense" and has_onnx() else [])]
+        sides = [TORCH, DYGRAPH, INFERENCE, *([ONNX] if part == "dense" and frame.has_onnx() else [])]
         rows = bench.compare(sides, ("infer", part, 1, width, height), items=1)
-        note = verdict(rows, INFERENCE, WANTED_INFERENCE) if part == "dense" else ""
+        note = frame.verdict(rows, INFERENCE, WANTED_INFERENCE) if part == "dense" else ""
         report |= show(f"{name}, one picture, {width}x{height}", rows, note)
     return report
 
@@ -203,14 +193,14 @@ SECTIONS = {"infer": infer, "step": step, "evaluator": evaluator}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser(__doc__, list(SECTIONS))
+    parser = frame.build_parser(__doc__, list(SECTIONS))
     size = {"type": input_side, "nargs": 2, "metavar": ("W", "H")}
     parser.add_argument("--infer_size", **size, default=list(INPUT_SIZE), help="input of section infer")
     parser.add_argument("--step_size", **size, default=[640, 192], help="input of a training step")
     text = "batch of a training step"
     parser.add_argument("--step_batch_size", type=positive_int, metavar="N", default=2, help=text)
     options = parse_options(argv, parser)
-    run_benchmark(__file__, argv, options, build_case, SECTIONS, {"network": "GUPNet"})
+    frame.run_benchmark(__file__, argv, options, build_case, SECTIONS, {"network": "GUPNet"})
 
 
 if __name__ == "__main__":

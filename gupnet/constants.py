@@ -1,4 +1,4 @@
-"""Constants of the paper's code (NOTES 2.7): classes, mean sizes, heading bins, terms of the loss."""
+"""Constants of the paper's code (NOTES 2.7): classes, mean sizes, heading bins, outputs, terms of the loss."""
 
 import numpy as np
 
@@ -20,6 +20,9 @@ DOWN_RATIO = 4
 MAX_OBJECTS = 50
 #: width and height of the network's input
 INPUT_SIZE = (1280, 384)
+#: the network's outputs and their channels: of the dense heads, and of the heads on regions of interest
+DENSE_OUTPUTS = {"heatmap": len(CLASSES), "offset_2d": 2, "size_2d": 2}
+ROI_OUTPUTS = {"depth": 2, "offset_3d": 2, "size_3d": 3, "heading": 2 * HEADING_BINS, "h3d_log_variance": 1}
 #: the terms of the loss, in the reference's order
 TERMS = ("seg_loss", "offset2d_loss", "size2d_loss", "depth_loss", "offset3d_loss", "size3d_loss", "heading_loss")
 #: of RGB values in 0..1

@@ -9,7 +9,8 @@ import paddle
 from shared.weights import atomic_write_text
 
 from constants import CLASSES, HEADING_BINS, MAX_OBJECTS, MEAN_SIZES
-from datasets import Calibration, class2angle
+from datasets.geometry import Calibration
+from datasets.targets import class2angle
 from models import find_peaks
 from models.rois import at_cells, peak_rois
 

@@ -30,16 +30,10 @@ from shared.running.options import Group, positive_float
 
 from constants import DOWN_RATIO
 from convert import load_network
-from datasets import (
-    Calibration,
-    Objects,
-    Sample,
-    collate,
-    network_input,
-    parse_objects,
-    read_calibration,
-    read_objects,
-)
+from datasets import Sample, collate, read_calibration, read_objects
+from datasets.geometry import Calibration
+from datasets.kitti import network_input
+from datasets.objects import Objects, parse_objects
 from decoding import result_lines
 from drawing import draw_results
 from engine import Network, in_test_mode, predict

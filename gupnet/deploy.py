@@ -14,10 +14,11 @@ from paddle.static import InputSpec
 
 from shared.deploying.export import Engine, inference_engine, save_graph
 
-from models import GUPNet, gupnet
+import constants
+from models import GUPNet
 
-DENSE_OUTPUTS = ("features", *gupnet.DENSE_OUTPUTS)
-OUTPUTS = (*gupnet.DENSE_OUTPUTS, *gupnet.ROI_OUTPUTS)
+DENSE_OUTPUTS = ("features", *constants.DENSE_OUTPUTS)
+OUTPUTS = (*constants.DENSE_OUTPUTS, *constants.ROI_OUTPUTS)
 
 
 class DensePart(paddle.nn.Layer):

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from shared.norms import use_synchronised_batch_norm
 from shared.running.launch import Diverged, build_scaler, in_float32, mixed_precision
+from shared.running.loader import Loader
 from shared.running.processes import sum_gradients
 
-from datasets import Batch, Loader
+from datasets import Batch
 from decoding import decode_detections, extract_dets_from_outputs, write_results
 from losses import TERMS, Counts, GupnetLoss, build_criterion
-from metrics import Metrics, evaluate_folders
+from metrics.average_precision import Metrics, evaluate_folders
 from models import BrokenBoxes, GUPNet
 from optimizers import EpochSchedule, build_optimizer
 

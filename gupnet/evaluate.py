@@ -22,7 +22,8 @@ from pathlib import Path
 from shared.files import write_json
 from shared.running.options import Group
 
-from metrics import DIFFICULTIES, LOOSE, STRICT, average_precisions, precision_curves, read_folders
+from metrics.average_precision import DIFFICULTIES, LOOSE, STRICT, average_precisions, precision_curves
+from metrics.results import read_folders
 from options import FOLDER, build_parser, parse_options, parse_options_for_weights
 
 # Paddle is imported by `predict` only: scoring files does not need it, and its import takes seconds.
@@ -47,9 +48,10 @@ def build_own_parser() -> argparse.ArgumentParser:
 def predict(options: argparse.Namespace) -> Path:
     """Write the result files of --weights on --eval_split to OUTPUT_DIR/data. Returns the folder of the labels."""
     from shared.running.launch import use_device
+    from shared.running.sampling import EpochBatchSampler
 
     from convert import load_network
-    from datasets import EpochBatchSampler, build_dataset, build_loader
+    from datasets import build_dataset, build_loader
     from deploy import exported_network
     from engine import in_test_mode, predict_split
 

@@ -47,21 +47,18 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "reading")
     text = "KITTI's object set: the folder with ImageSets/ and training/, or its parent, if it is called KITTI/"
-    group.add("--data_path", "--root_dir", default=None, metavar="DIR", help=text)
+    group.add("--data_path", "--root_dir", metavar="DIR", help=text)
     text = "split to train on; trainval for a submission to KITTI's server"
     group.add("--split", choices=["train", "trainval"], default="train", help=text)
     group.add("--eval_split", choices=SPLITS, default="val", help="split to evaluate on")
-    text = "types of labels to use; Car alone for the paper's figures on val"
-    default = ["Car", "Pedestrian", "Cyclist"]
-    group.add("--writelist", nargs="+", choices=CLASSES, default=default, metavar="CLASS", help=text)
-    text = "paint Van and Truck into the heatmap of Car"
-    group.add("--class_merging", type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=text)
-    text = "use DontCare labels too; without effect, as they have no position"
-    group.add("--use_dontcare", type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=text)
+    settings = {"nargs": "+", "choices": CLASSES, "default": ["Car", "Pedestrian", "Cyclist"], "metavar": "CLASS"}
+    group.add("--writelist", **settings, help="types of labels to use; Car alone for the paper's figures on val")
+    flag = {"type": boolean, "nargs": "?", "const": True, "default": False, "metavar": "BOOL"}
+    group.add("--class_merging", **flag, help="paint Van and Truck into the heatmap of Car")
+    group.add("--use_dontcare", **flag, help="use DontCare labels too; without effect, as they have no position")
     text = "heatmap peaks at the projected 3D centre (false: at the centre of the 2D box)"
     group.add("--use_3d_center", type=boolean, default=True, metavar="BOOL", help=text)
-    text = "images per step, of all processes together"
-    group.add("--batch_size", type=positive_int, default=32, metavar="N", help=text)
+    group.add("--batch_size", type=positive_int, default=32, metavar="N", help="images per step, of all processes")
     group.add("--num_workers", type=count, default=2, metavar="N", help="loader processes (0: none)")
 
 
@@ -77,13 +74,10 @@ def _add_augmentation_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "optimisation")
-    text = "sgd has momentum 0.9"
-    group.add("--optimizer", choices=["adam", "sgd"], default="adam", help=text)
+    group.add("--optimizer", choices=["adam", "sgd"], default="adam", help="sgd has momentum 0.9")
     group.add("--lr", type=positive_float, default=0.00125, metavar="LR", help="learning rate")
-    text = "L2 decay of all parameters except biases"
-    group.add("--weight_decay", type=not_negative, default=0.00001, metavar="D", help=text)
-    text = "warm up over 5 epochs along a cosine from 1e-5"
-    group.add("--warmup", type=boolean, default=True, metavar="BOOL", help=text)
+    group.add("--weight_decay", type=not_negative, default=1e-5, metavar="D", help="L2 decay, of all but biases")
+    group.add("--warmup", type=boolean, default=True, metavar="BOOL", help="5 epochs along a cosine from 1e-5")
     group.add("--decay_rate", type=positive_float, default=0.1, metavar="F", help="learning rate factor of a drop")
     text = "epochs of the drops, counted from --decay_start"
     group.add("--decay_list", type=count, nargs="*", default=[90, 120], metavar="E", help=text)
@@ -94,8 +88,7 @@ def _add_optimisation_options(parser: argparse.ArgumentParser) -> None:
     group.add("--decay_start", choices=["warmup_end", "first_epoch"], default="warmup_end", help=text)
     text = "epochs; also the horizon of hierarchical task learning"
     group.add("--max_epoch", "--epochs", type=positive_int, default=140, metavar="N", help=text)
-    text = "batch norm statistics over all processes"
-    group.add("--sync_bn", action="store_true", help=text)
+    group.add("--sync_bn", action="store_true", help="batch norm statistics over all processes")
 
 
 def _add_decoding_options(parser: argparse.ArgumentParser) -> None:
@@ -105,8 +98,7 @@ def _add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "run")
-    text = "weights: a .pdparams, a checkpoint folder or an official .pth"
-    group.add("--weights", default=None, metavar="W", help=text)
+    group.add("--weights", metavar="W", help="a .pdparams, a checkpoint folder or an official .pth")
     group.add("--device", default="cpu", choices=["cpu", "gpu"], help="where to compute")
 
 
@@ -118,10 +110,8 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group = Group(parser, "training")
-    text = "ImageNet weights of the backbone: dla34-ba72cf86.pth or a .pdparams of it"
-    group.add("--pretrain_path", default=None, metavar="W", help=text)
-    text = "checkpoint to continue from, e.g. OUTPUT_DIR/latest"
-    group.add("--resume", "--resume_model", default=None, metavar="CHECKPOINT", help=text)
+    group.add("--pretrain_path", metavar="W", help="ImageNet weights: dla34-ba72cf86.pth or a .pdparams of it")
+    group.add("--resume", "--resume_model", metavar="CHECKPOINT", help="continue from this, e.g. OUTPUT_DIR/latest")
     group.add("--max_steps", type=positive_int, default=None, metavar="N", help="stop after step N")
     group.add("--eval_frequency", type=positive_int, default=10, metavar="N", help="epochs between evaluations")
     group.add("--save_frequency", type=positive_int, default=10, metavar="N", help="epochs between kept checkpoints")
@@ -129,8 +119,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add("--disp_frequency", "--log_frequency", type=positive_int, default=5, metavar="N", help=text)
     text = "also save a checkpoint every N batches; 0: only after epochs"
     group.add("--checkpoint_steps", type=count, default=0, metavar="N", help=text)
-    text = "seed of weights, order and augmentation"
-    group.add("--seed", "--random_seed", type=count, default=444, metavar="S", help=text)
+    group.add("--seed", "--random_seed", type=count, default=444, metavar="S", help="of weights, order, augmentation")
     group.add("--amp", action="store_true", help="mixed precision (float16 on a GPU, bfloat16 on a CPU)")
 
 

@@ -19,10 +19,11 @@ from shared import InputError
 from shared.running.launch import Diverged, StopRequest
 from shared.running.log import RunLog, batch_line
 from shared.running.processes import largest
+from shared.running.sampling import EpochBatchSampler
 from shared.running.state import TrainingState
 
 from convert import load_backbone, load_official
-from datasets import Batch, EpochBatchSampler, build_dataset, build_loader
+from datasets import Batch, build_dataset, build_loader
 from engine import build_training, evaluate, in_test_mode, measure_losses, train_step
 from losses import STAT_EPOCHS, TERMS, HierarchicalTaskLearning
 from models import build_model

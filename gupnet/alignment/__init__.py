@@ -1,14 +1,11 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
-from pathlib import Path
 
 from shared.align import papers
 from shared.align.curves import Panel
 from shared.align.papers import EQUAL
 from shared.diff import Tolerance
-
-FOLDER = Path(__file__).resolve().parents[1]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -72,5 +69,3 @@ PANELS = (
 STAGES = papers.seven_stages(
     _forward, _loss, _backward, _train, PANELS, {"ap/": Tolerance(absolute=1e-6), "": Tolerance(1e-6, 1e-6)}, _data
 )
-
-__all__ = ["FOLDER", "STAGES", "add_options"]

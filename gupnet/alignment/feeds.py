@@ -11,7 +11,7 @@ import numpy as np
 from shared.align.formula import formula_input, rng_for
 from shared.stages import Context
 
-from constants import DOWN_RATIO, HEADING_BINS, MAX_OBJECTS, TERMS
+from constants import DENSE_OUTPUTS, DOWN_RATIO, HEADING_BINS, MAX_OBJECTS, ROI_OUTPUTS, TERMS
 from options import parse_options
 
 SEED = 2026
@@ -224,16 +224,8 @@ def outputs(name: str, wanted: dict, dtype: str) -> dict[str, np.ndarray]:
     """Possible outputs of the network for these targets: rows for their objects, one row of zeros for none."""
     batch, _, height, width = wanted["heatmap"].shape
     count = int(wanted["mask_2d"].sum())
-    shapes = {
-        "heatmap": (batch, 3, height, width),
-        "offset_2d": (batch, 2, height, width),
-        "size_2d": (batch, 2, height, width),
-        "heading": (max(count, 1), 2 * HEADING_BINS),
-        "depth": (max(count, 1), 2),
-        "offset_3d": (max(count, 1), 2),
-        "size_3d": (max(count, 1), 3),
-        "h3d_log_variance": (max(count, 1), 1),
-    }
+    shapes = {name: (batch, channels, height, width) for name, channels in DENSE_OUTPUTS.items()}
+    shapes |= {name: (max(count, 1), channels) for name, channels in ROI_OUTPUTS.items()}
     found = {key: formula_input(f"outputs/{name}/{key}", shape, SEED).astype(dtype) for key, shape in shapes.items()}
     found["heatmap"] = 2 * found["heatmap"] - 2
     found["size_2d"] = found["size_2d"] + 6

@@ -13,7 +13,8 @@ from datasets import Batch, build_dataset
 from decoding import decode_detections, extract_dets_from_outputs, result_lines
 from engine import build_training, measure_losses, train_step
 from losses import HierarchicalTaskLearning, build_criterion
-from metrics import average_precisions, precision_curves, read_folders
+from metrics.average_precision import average_precisions, precision_curves
+from metrics.results import read_folders
 from models import build_model, find_peaks
 from optimizers import EpochSchedule, parameter_groups
 from options import parse_options

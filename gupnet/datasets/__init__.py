@@ -10,35 +10,11 @@ import paddle
 from shared.running.loader import Loader
 from shared.running.sampling import EpochBatchSampler
 
-from .geometry import Calibration, read_calibration
-from .kitti import KITTI, Sample, find_root, network_input, read_split
-from .objects import Objects, box_corners, parse_objects, read_objects
-from .targets import angle2class, build_targets, class2angle
-from metrics.results import TYPES
+from .geometry import read_calibration
+from .kitti import KITTI, Sample
+from .objects import read_objects
 
-__all__ = [
-    "TYPES",
-    "Batch",
-    "Calibration",
-    "EpochBatchSampler",
-    "KITTI",
-    "Loader",
-    "Objects",
-    "Sample",
-    "angle2class",
-    "box_corners",
-    "build_dataset",
-    "build_loader",
-    "build_targets",
-    "class2angle",
-    "collate",
-    "find_root",
-    "network_input",
-    "parse_objects",
-    "read_calibration",
-    "read_objects",
-    "read_split",
-]
+__all__ = ["KITTI", "Batch", "Sample", "build_dataset", "build_loader", "collate", "read_calibration", "read_objects"]
 
 
 def build_dataset(options: argparse.Namespace, split: str, augment: bool | None = None) -> KITTI:

@@ -10,7 +10,7 @@ from .results import Objects, read_folders
 
 CLASSES = ("Car", "Pedestrian", "Cyclist")
 DIFFICULTIES = ("easy", "moderate", "hard")
-#: {class: {metric: an overlap must be larger}}: the benchmark's, and the looser ones of the paper's further tables
+#: {class: {metric: what an overlap must exceed}}: KITTI's, and the looser ones of the paper's further tables
 STRICT = {name: dict.fromkeys(METRICS, limit) for name, limit in zip(CLASSES, (0.7, 0.5, 0.5), strict=True)}
 LOOSE = {
     "Car": {"2d": 0.7, "bev": 0.5, "3d": 0.5},
@@ -32,18 +32,18 @@ Metrics = dict[str, dict[str, dict[str, list[float | None]]]]
 
 
 def score_thresholds(scores: np.ndarray, valid: int) -> np.ndarray:
-    """The scores float64 [at most 41] at which the recall comes closest to 0, 1/40, 2/40, ... (NOTES 7.9).
+    """The scores float64 [at most 41] at which the recall is closest to 0, 1/40, 2/40, ... (NOTES 7.9).
 
-    scores [m]: of the true positives, in any order; `valid`: the labels that could be found, at least m.
+    scores [m]: of the true positives, in any order; `valid`: the number of valid labels, at least m.
     """
     scores = np.sort(scores)[::-1]
     left = np.arange(1, len(scores) + 1) / max(valid, 1)
     right = np.append(left[1:], left[-1:])
     chosen, recall, begin = [], 0.0, 0
     while begin < len(scores):
-        passed_over = right[begin:] - recall < recall - left[begin:]
-        passed_over[-1] = False
-        begin += int(np.argmin(passed_over))
+        skipped = right[begin:] - recall < recall - left[begin:]
+        skipped[-1] = False
+        begin += int(np.argmin(skipped))
         chosen.append(scores[begin])
         recall += 1 / (_POSITIONS - 1)
         begin += 1
@@ -51,7 +51,7 @@ def score_thresholds(scores: np.ndarray, valid: int) -> np.ndarray:
 
 
 def _never_rising(values: np.ndarray) -> np.ndarray:
-    """[41] entries, each the largest of itself and the later ones; of what is undefined (0 / 0) only itself is."""
+    """[41] entries, each the largest of itself and the later ones; undefined ones (0 / 0) stay undefined."""
     curve = np.zeros(_POSITIONS)
     curve[: len(values)] = values
     return np.where(np.isnan(curve), np.nan, np.fmax.accumulate(curve[::-1])[::-1])
@@ -62,12 +62,12 @@ def _curves(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(precision [41], orientation similarity [41]) of one class, difficulty and metric."""
     box = labels.box
-    hard_to_see = (
+    outside = (
         (box[:, 3] - box[:, 1] < _MIN_HEIGHT[level])
         | (labels.occlusion > _MAX_OCCLUSION[level])
         | (labels.truncation > _MAX_TRUNCATION[level])
     )
-    valid_label = (labels.kind == number) & ~hard_to_see
+    valid_label = (labels.kind == number) & ~outside
     box = results.box
     too_small = np.abs(box[:, 1] - box[:, 3]) < _MIN_HEIGHT[level]  # of any class, as in the official program
     valid = (results.kind == number) & ~too_small
@@ -77,12 +77,12 @@ def _curves(
     pairs = Pairs(compact, pairs.label[present], pairs.overlap[present])
     found, valid, excused = results[rows], valid[rows], excused[rows]
 
-    # for the thresholds of score, the best score counts
+    # pass A, for the thresholds: labels take the highest score (NOTES 7.8)
     best = match(pairs, -found.score[pairs.detection], found, np.array([-np.inf]))
     counted = valid_label[best.label] & valid[best.detection]
     thresholds = score_thresholds(found.score[best.detection[counted]], int(valid_label.sum()))
 
-    # for the curve, the largest overlap; detections that are too small only where nothing else is left
+    # pass B, for the curve: the largest overlap, too small detections last (NOTES 7.10)
     preference = np.where(valid[pairs.detection], -pairs.overlap, 0.0)
     matches = match(pairs, preference, found, thresholds)
     counted = valid_label[matches.label] & valid[matches.detection]
@@ -90,8 +90,8 @@ def _curves(
     true = np.bincount(threshold, minlength=len(thresholds))
     similarity = (1 + np.cos(labels.alpha[label] - found.alpha[detection])) / 2
     similarity = np.bincount(threshold, similarity, minlength=len(thresholds))
-    open_to_blame = valid & ~excused
-    false = (found.score[open_to_blame, None] >= thresholds) & ~matches.taken[open_to_blame]
+    counted = valid & ~excused
+    false = (found.score[counted, None] >= thresholds) & ~matches.taken[counted]
     answers = true + false.sum(0)
     with np.errstate(invalid="ignore"):
         return _never_rising(true / answers), _never_rising(similarity / answers)
@@ -100,9 +100,8 @@ def _curves(
 def precision_curves(labels: Objects, results: Objects, overlaps: Overlaps = STRICT) -> Curves:
     """Precision, and under "aos" orientation similarity, over recall.
 
-    `overlaps`: {class: {"2d" | "bev" | "3d": what an overlap must exceed}}. A class has no "2d" without a result with
-    x1 >= 0, no "bev" without one with X != -1000, no "3d" without one with Y != -1000, and none has "aos" where any
-    result's alpha is -10; what is undefined is left out, a class without any curve too.
+    `overlaps`: {class: {"2d" | "bev" | "3d": what an overlap must exceed}}. Curves that do not exist are left out,
+    and classes without any too (NOTES 7.4).
     """
     limits = {metric: np.array([overlaps[name][metric] for name in CLASSES]) for metric in METRICS}
     pairs, excused = find_pairs(labels, results, limits)
@@ -130,7 +129,7 @@ def precision_curves(labels: Objects, results: Objects, overlaps: Overlaps = STR
 
 
 def _mean_in_float32(entries: np.ndarray) -> float | None:
-    """Mean in %, summed in float32 in order and given with six decimals, as the official program does and prints."""
+    """Mean in %, summed in float32 in order and rounded to six decimals (NOTES 7.11)."""
     total = np.float32(0)
     for entry in entries:
         total = np.float32(np.float64(total) + entry)
@@ -155,8 +154,7 @@ def average_precisions(curves: Curves) -> Metrics:
 def evaluate_folders(label_dir: str | Path, result_dir: str | Path, overlaps: Overlaps = STRICT) -> Metrics:
     """Score a folder of KITTI result files: {class: {metric: {"AP11": [easy, moderate, hard], "AP40": [...]}}} in %.
 
-    Only frames with a result file count; an empty one is a frame without detections. See `precision_curves` for what is
-    left out. InputError as of `read_folders`.
+    See `precision_curves` for what is left out. InputError as `read_folders`.
     """
     labels, results, _ = read_folders(label_dir, result_dir)
     return average_precisions(precision_curves(labels, results, overlaps))

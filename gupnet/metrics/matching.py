@@ -1,7 +1,7 @@
-"""Which detection is given to which label (NOTES 7.7, 7.8, 7.10), for all frames at once.
+"""Matching of detections to labels (NOTES 7.7, 7.8, 7.10), for all frames at once.
 
-Only pairs that overlap enough can be matched, and they are few: they are found once, in whole arrays, and every class,
-difficulty, metric and score threshold works on those.
+Only pairs that overlap enough can match, and they are few: they are computed once, for whole arrays, and all classes,
+difficulties, metrics and score thresholds use them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +20,10 @@ from .results import KINDS, OTHER_KIND, Objects
 
 METRICS = ("2d", "bev", "3d")
 DONT_CARE = KINDS.index("dontcare")
-#: class of evaluation of each of KINDS, a neighbour's among them; none for DontCare
+#: the class that each of KINDS is evaluated with, neighbours included; none for DontCare
 _CLASS_OF_KIND = np.array([0, 1, 2, 0, 1, -1])
-_CHUNK = 1 << 17  # pairs of boxes looked at together: some 100 MB
-_MIN_SCORE = -1e7  # the official program takes no detection whose score is not above this
+_CHUNK = 1 << 17  # pairs of boxes at a time: some 100 MB
+_MIN_SCORE = -1e7  # the official program ignores detections with lower scores
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Pairs:
 
 
 def label_classes(labels: Objects) -> np.ndarray:
-    """int64 [N]: 0 Car, 1 Pedestrian, 2 Cyclist, each with its neighbouring class; -1 for what no class looks at."""
+    """int64 [N]: 0 Car, 1 Pedestrian, 2 Cyclist, neighbouring classes included; -1 for others."""
     return np.where(labels.kind == OTHER_KIND, -1, _CLASS_OF_KIND[labels.kind])
 
 
 def _frame_pairs(labels: Objects, rows: np.ndarray, results: Objects) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(detection, label) int64 [n]: all pairs of one frame, of these rows of the labels, a chunk at a time."""
+    """(detection, label) int64 [n]: all pairs within a frame, of these rows of the labels, in chunks."""
     first = np.searchsorted(results.frame, labels.frame[rows], "left")
     counts = np.searchsorted(results.frame, labels.frame[rows], "right") - first
     ends = np.cumsum(counts)
@@ -65,16 +65,16 @@ def _ground(objects: Objects) -> np.ndarray:
 
 
 def _overlaps(found: Objects, labels: Objects, of_detection: bool) -> dict[str, np.ndarray]:
-    """{metric: float64 [N]}, pairwise: shared over union, or over the detection's own, where `of_detection`.
+    """{metric: float64 [N]}, pairwise: intersection over union, or with `of_detection` over the detection.
 
-    NaN where both boxes are empty, as a threshold is never below it.
+    NaN where both boxes are empty, which no threshold is below.
     """
     ground = _ground(found), _ground(labels)
     near = np.flatnonzero(~ground_distant(*ground))
     area = np.zeros(len(found))
     area[near] = ground_intersections(ground[0][near], ground[1][near])
     heights = (np.column_stack([objects.position[:, 1], objects.size[:, 0]]) for objects in (found, labels))
-    shared = {
+    intersections = {
         "2d": image_intersections(found.box, labels.box),
         "bev": area,
         "3d": area * height_intersections(*heights),
@@ -86,7 +86,7 @@ def _overlaps(found: Objects, labels: Objects, of_detection: bool) -> dict[str, 
         return np.prod(objects.size if metric == "3d" else objects.size[:, 1:], axis=1)
 
     ratios = {}
-    for metric, value in shared.items():
+    for metric, value in intersections.items():
         whole = own(found, metric)
         ratios[metric] = value / (whole if of_detection else whole + own(labels, metric) - value)
     return ratios
@@ -97,13 +97,13 @@ def find_pairs(
 ) -> tuple[dict[str, Pairs], dict[str, np.ndarray]]:
     """({metric: Pairs}, {metric: bool [D]}): the pairs that can match, and detections that a DontCare region excuses.
 
-    `thresholds`: {metric: float64 [3]}, of the three classes; overlaps must be larger. DontCare regions are compared by
-    the share of the detection that they cover, with the threshold of the detection's class.
+    `thresholds`: {metric: float64 [3]}, of the three classes, which overlaps must exceed. A DontCare region excuses a
+    detection of which it covers more than the threshold of the detection's class.
     """
     classes = label_classes(labels)
     kept = {metric: [[], [], []] for metric in METRICS}
     excused = {metric: np.zeros(len(results), bool) for metric in METRICS}
-    with np.errstate(all="ignore"):  # absurd numbers of a file overflow, and then do not match
+    with np.errstate(all="ignore"):  # huge numbers of a file overflow, and then do not match
         for detection, label in _frame_pairs(labels, np.flatnonzero(classes >= 0), results):
             for metric, overlap in _overlaps(results[detection], labels[label], of_detection=False).items():
                 keep = overlap > thresholds[metric][classes[label]]
@@ -125,7 +125,7 @@ def find_pairs(
 
 
 def _rounds(labels: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """int64 [P]: how many of the frame's labels in `labels` come before this one. Both [P], labels ascending."""
+    """int64 [P]: how many labels of the same frame come before this one. Both [P], labels ascending."""
     new_label = np.diff(labels, prepend=-1) != 0
     number = np.cumsum(new_label)
     new_frame = np.diff(frames, prepend=-1) != 0
@@ -134,8 +134,8 @@ def _rounds(labels: np.ndarray, frames: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matches:
-    """What a pass of matching found: detection, label and threshold (its number) of each match, int64 [M]; taken bool
-    [D, T]: the detection is some label's."""
+    """The matches of a pass: detection, label and index of the threshold, int64 [M]; taken bool [D, T]: whether the
+    detection is matched."""
 
     detection: np.ndarray
     label: np.ndarray
@@ -144,10 +144,10 @@ class Matches:
 
 
 def match(pairs: Pairs, preference: np.ndarray, results: Objects, thresholds: np.ndarray) -> Matches:
-    """Give every label, in file order, the free detection that comes first in `preference`.
+    """Match every label, in file order, with the free detection that comes first in `preference`.
 
-    preference float64 [P]: the smaller the better, the first in the file among equals. thresholds float64 [T]: for each
-    of them anew, only with detections whose score is not below it. In round r every frame's r-th label chooses.
+    preference float64 [P]: the smallest first, ties in file order. thresholds float64 [T]: independently for each, with
+    the detections whose score is not below it. In round r every frame's r-th label is matched.
     """
     order = np.lexsort((pairs.detection, preference, pairs.label))
     order = order[results.score[pairs.detection[order]] > _MIN_SCORE]
@@ -162,8 +162,8 @@ def match(pairs: Pairs, preference: np.ndarray, results: Objects, thresholds: np
         found, wanted = detection[members], label[members]
         free = enough[found] & ~taken[found]
         heads = np.flatnonzero(np.diff(wanted, prepend=-1))
-        places = np.where(free, np.arange(len(members))[:, None], len(members))
-        chosen = np.minimum.reduceat(places, heads, axis=0)
+        candidates = np.where(free, np.arange(len(members))[:, None], len(members))
+        chosen = np.minimum.reduceat(candidates, heads, axis=0)
         head, threshold = np.nonzero(chosen < len(members))
         picked = found[chosen[head, threshold]]
         taken[picked, threshold] = True

@@ -1,20 +1,20 @@
-"""Overlaps of boxes, of whole arrays of pairs at once (NOTES 7.6).
+"""Overlaps of boxes, pairwise, for whole arrays (NOTES 7.6).
 
-The bird's-eye intersection is exact and closed-form. Seen from the first rectangle's centre along its sides, it is the
-set |a| <= l/2, |b| <= w/2, and the area that it shares with a polygon is
+The bird's-eye intersection is exact and closed-form. In the frame of the first rectangle, |a| <= l/2 and |b| <= w/2,
+its intersection with a polygon has the area
 
     integral over a in [-l/2, l/2] of (clamp(upper side at a) - clamp(lower side at a)),  clamp to [-w/2, w/2].
 
-Going round the polygon, each side adds its part of that integral, positive one way and negative the other: a straight
-line that the clamp bends twice at most, hence three trapezoids. Nothing is sorted or divided by a small number, and
-rectangles that touch or coincide are no special case.
+Each side of the polygon adds its part of the integral, with the sign of its direction: a straight line that the clamp
+bends at most twice, hence three trapezoids. Nothing is sorted or divided by small numbers, and rectangles that touch or
+coincide are no special case.
 """
 
 import numpy as np
 
 
 def image_intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Shared areas float64 [N] of boxes (x1, y1, x2, y2) [N, 4], pairwise; 0 where they only touch."""
+    """Intersections float64 [N] of boxes (x1, y1, x2, y2) [N, 4]; 0 where they only touch."""
     size = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
     return np.where((size > 0).all(1), size[:, 0] * size[:, 1], 0.0)
 
@@ -24,19 +24,19 @@ def image_areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _way(start: np.ndarray, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """Where on the way from `start` (0) to `end` (1) the limit is passed, clamped to [0, 1]; 0 where nothing moves."""
+def _crossing(start: np.ndarray, end: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Where between `start` (0) and `end` (1) the limit is crossed, clamped to [0, 1]; 0 where the two are equal."""
     moved = end - start
     return np.clip(np.divide(limit - start, moved, out=np.zeros_like(moved), where=moved != 0), 0, 1)
 
 
 def _clamped_integral(start: np.ndarray, end: np.ndarray, length: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Integral of clamp(b) da along straight lines, within |a| <= length/2. start, end: (a, b), each [N, 4]."""
+    """Integral of clamp(b) da along straight lines, within |a| <= length/2. start, end: (a, b), [N, 4] each."""
     (a0, b0), (a1, b1) = start, end
     half_length, half_width = length[:, None] / 2, width[:, None] / 2
     left, right = np.clip(a0, -half_length, half_length), np.clip(a1, -half_length, half_length)
-    low, high = b0 + _way(a0, a1, left) * (b1 - b0), b0 + _way(a0, a1, right) * (b1 - b0)
-    enters, leaves = _way(low, high, -half_width), _way(low, high, half_width)
+    low, high = b0 + _crossing(a0, a1, left) * (b1 - b0), b0 + _crossing(a0, a1, right) * (b1 - b0)
+    enters, leaves = _crossing(low, high, -half_width), _crossing(low, high, half_width)
     parts = [0.0, np.minimum(enters, leaves), np.maximum(enters, leaves), 1.0]
     heights = [np.clip(low + part * (high - low), -half_width, half_width) for part in parts]
     mean = sum((parts[k + 1] - parts[k]) * (heights[k] + heights[k + 1]) for k in range(3)) / 2
@@ -44,7 +44,7 @@ def _clamped_integral(start: np.ndarray, end: np.ndarray, length: np.ndarray, wi
 
 
 def ground_intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Shared areas float64 [N] of rectangles in bird's-eye view, pairwise.
+    """Intersections float64 [N] of rectangles in bird's-eye view.
 
     A rectangle is (x, z, l, w, ry), [N, 5]: corner (a, b), a = +-l/2, b = +-w/2, lies at
     (x + a cos ry + b sin ry, z - a sin ry + b cos ry).
@@ -62,13 +62,13 @@ def ground_intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def ground_distant(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """bool [N]: the circles round the two rectangles do not meet, so the rectangles share nothing."""
+    """bool [N]: the circumscribed circles of the two rectangles do not meet, so the rectangles do not either."""
     reach = (np.hypot(first[:, 2], first[:, 3]) + np.hypot(second[:, 2], second[:, 3])) / 2
     return np.hypot(first[:, 0] - second[:, 0], first[:, 1] - second[:, 1]) > reach
 
 
 def height_intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Shared heights float64 [N] of boxes (y of the bottom, h) [N, 2], y pointing down."""
+    """Intersections float64 [N] of the heights of boxes (y of the bottom, h) [N, 2], y pointing down."""
     bottom = np.minimum(first[:, 0], second[:, 0])
     top = np.maximum(first[:, 0] - first[:, 1], second[:, 0] - second[:, 1])
     return np.maximum(bottom - top, 0.0)

@@ -1,10 +1,10 @@
-"""Simulated labels and results of many frames in KITTI's files: what the evaluator is timed and tested on."""
+"""Simulated labels and results of many frames in KITTI's files, to time and to test the evaluator."""
 
 from pathlib import Path
 
 import numpy as np
 
-#: mean height, width, length in metres, and share of the labels
+#: mean height, width, length in metres, and fraction of the labels
 _TYPES = {
     "Car": (1.53, 1.63, 3.88, 0.55),
     "Pedestrian": (1.76, 0.66, 0.84, 0.13),
@@ -20,7 +20,7 @@ _DONT_CARE = "DontCare -1 -1 -10 {:.2f} {:.2f} {:.2f} {:.2f} -1 -1 -1 -1000 -100
 
 
 def _boxes(sizes: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Upright boxes in pixels [N, 4] about objects of these sizes [N, 3] and positions [N, 3]."""
+    """2D boxes in pixels [N, 4] of objects of these sizes [N, 3] and positions [N, 3]."""
     scale = _FOCAL / positions[:, 2]
     u, bottom = _U + scale * positions[:, 0], _V + scale * positions[:, 1]
     half = scale * np.maximum(sizes[:, 1], 0.6 * sizes[:, 2]) / 2
@@ -28,7 +28,7 @@ def _boxes(sizes: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def _lines(kinds: np.ndarray, seen: np.ndarray, boxes, sizes, positions, rotations, scores=None) -> list[str]:
-    """KITTI's line of each object; seen: truncation and occlusion [N, 2]."""
+    """KITTI's lines of the objects; seen: truncation and occlusion [N, 2]."""
     alpha = rotations - np.arctan2(positions[:, 0], positions[:, 2])
     columns = [alpha, boxes, sizes, positions, rotations, *([] if scores is None else [scores])]
     rows = zip(_NAMES[kinds], seen, np.column_stack(columns).tolist(), strict=True)
@@ -47,17 +47,17 @@ def _write(folder: Path, frames: int, owners: np.ndarray, lines: list[str]) -> N
 
 
 def write_frames(folder: str | Path, frames: int, seed: int = 0) -> tuple[int, int]:
-    """Write FOLDER/label_2 and FOLDER/data, new ones, of frames 0, 1, ...; returns the numbers of labels and results.
+    """Write frames 0, 1, ... to the new folders FOLDER/label_2 and FOLDER/data. The numbers of labels and of results.
 
-    About eleven labels and twelve results a frame: most labels are found once, some twice or not, some as another
-    class; the results' scores have two decimals, so that many are equal.
+    About eleven labels and twelve results per frame: most labels are detected once, some twice or not, some as another
+    class; scores have two decimals, so that many are equal.
     """
     rng = np.random.default_rng(seed)
     count = 10 * frames
     kinds = rng.choice(len(_NAMES), count, p=_MEANS[:, 3])
     sizes = _MEANS[kinds, :3] * rng.uniform(0.9, 1.1, (count, 3))
-    places = np.column_stack([rng.uniform(-15, 15, count), rng.normal(_CAMERA_HEIGHT, 0.1, count)])
-    positions = np.column_stack([places, rng.uniform(4, 60, count)])
+    ground = [rng.uniform(-15, 15, count), rng.normal(_CAMERA_HEIGHT, 0.1, count)]
+    positions = np.column_stack([*ground, rng.uniform(4, 60, count)])
     rotations = rng.uniform(-np.pi, np.pi, count)
     seen = np.column_stack([rng.choice([0, 0, 0, 0.2, 0.4, 0.7], count), rng.choice([0, 0, 1, 2, 3], count)])
     owners = np.sort(rng.integers(frames, size=count))

@@ -2,15 +2,6 @@
 
 from .dla import DLA34
 from .gupnet import GUPNet, build_model
-from .rois import BrokenBoxes, Peaks, find_peaks, local_maxima, probabilities
+from .rois import BrokenBoxes, find_peaks, local_maxima, probabilities
 
-__all__ = [
-    "BrokenBoxes",
-    "DLA34",
-    "GUPNet",
-    "Peaks",
-    "build_model",
-    "find_peaks",
-    "local_maxima",
-    "probabilities",
-]
+__all__ = ["BrokenBoxes", "DLA34", "GUPNet", "build_model", "find_peaks", "local_maxima", "probabilities"]

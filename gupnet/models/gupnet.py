@@ -12,13 +12,9 @@ from . import rois
 from .dla import CHANNELS, DLA34
 from .dla_up import DLAUp
 from .layers import conv, torch_default
-from constants import CLASSES, HEADING_BINS, MEAN_SIZES
+from constants import CLASSES, DENSE_OUTPUTS, HEADING_BINS, MEAN_SIZES, ROI_OUTPUTS
 
 MODES = ("train", "val", "test")
-#: outputs of the dense heads
-DENSE_OUTPUTS = ("heatmap", "offset_2d", "size_2d")
-#: outputs of the heads on regions of interest, and their widths
-ROI_OUTPUTS = {"depth": 2, "offset_3d": 2, "size_3d": 3, "heading": 2 * HEADING_BINS, "h3d_log_variance": 1}
 WIDTH = 256  # channels between a head's two convolutions
 _FIRST_LEVEL = 2  # of the levels that the neck takes; its stride is constants.DOWN_RATIO
 _ZERO = nn.initializer.Constant(0.0)

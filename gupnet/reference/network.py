@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .data import MEAN_SIZES
 from .dla import DLA34, FIRST_LEVEL, WIDTHS, DLAUp, peaks
 from .roi import SIZE, coordinate_maps, roi_align, to_image
-from constants import MEAN_SIZES
 
 CLASSES = 3
 _HIDDEN = 256
@@ -53,7 +53,7 @@ class ReferenceGUPNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.mean_size = nn.Parameter(torch.tensor(MEAN_SIZES, dtype=torch.float32), requires_grad=False)
+        self.mean_size = nn.Parameter(torch.tensor([*MEAN_SIZES.values()], dtype=torch.float32), requires_grad=False)
         self.backbone, self.feat_up = DLA34(), DLAUp()
         self.heatmap, self.offset_2d, self.size_2d = _dense_head(CLASSES), _dense_head(2), _dense_head(2)
         self.depth, self.offset_3d, self.size_3d, self.heading = (_roi_head(c_out) for c_out in (2, 2, 4, 24))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -41,18 +41,15 @@ def _roi_align(features: torch.Tensor, boxes: torch.Tensor, size: list[int]) -> 
     return roi_align(features, boxes)
 
 
-def _stand_ins() -> dict[str, ModuleType]:
-    """Modules that the checkout imports and that are not installed or not called."""
-    return stand_ins(
-        {
-            "torchvision": {},
-            "torchvision.ops": {"roi_align": _roi_align},
-            "torchvision.ops.roi_align": {},
-            "matplotlib": {},
-            "matplotlib.pyplot": {},
-            "pdb": {},
-        }
-    )
+#: modules that the checkout imports and that are not installed or not called
+_STAND_INS = {
+    "torchvision": {},
+    "torchvision.ops": {"roi_align": _roi_align},
+    "torchvision.ops.roi_align": {},
+    "matplotlib": {},
+    "matplotlib.pyplot": {},
+    "pdb": {},
+}
 
 
 @contextmanager
@@ -74,7 +71,7 @@ def _source(directory: Path) -> SimpleNamespace:
     files = [f"lib/{name.replace('.', '/')}.py" for name in _MODULES]
     require_checkout(code, files, "GUPNet", _WHERE)
     try:
-        with imports_from(code, ["lib"], _stand_ins()):
+        with imports_from(code, ["lib"], stand_ins(_STAND_INS)):
             found = {name.split(".")[1]: importlib.import_module(f"lib.{name}") for name in _MODULES}
         found["dla"].DLA.load_pretrained_model = lambda self, **file: None
         return SimpleNamespace(

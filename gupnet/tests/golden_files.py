@@ -25,11 +25,6 @@ if FULL and (os.environ.get("DATA") or (FULL / "../data/kitti_object").is_dir())
 SHAPES = read_shapes(COMMITTED / "gupnet_state_dict.tsv")
 
 
-def has(part: str) -> bool:
-    """Whether the folder holds figures of this part."""
-    return (FOLDER / f"gupnet_{part}.npz").is_file()
-
-
 @cache
 def golden(part: str) -> dict[str, np.ndarray]:
     """The figures of one part: "model", "units", "schedule", "post", "trainer", "full", "data"."""
@@ -80,16 +75,12 @@ def lay_out(root: Path, part: str) -> Path:
 
 def close(actual, expected, relative: float, what: str = "") -> None:
     """Assert that the largest difference is at most `relative` of `expected`'s largest magnitude; no NaN."""
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, wanted {expected.shape}"
-    scale = max(float(np.abs(expected).max(initial=0)), 1e-30)
-    worst = float(np.abs(actual - expected).max(initial=0)) / scale
-    assert worst <= relative, f"{what}: differs by {worst:.3g} of the largest magnitude, allowed {relative:g}"
+    near(actual, expected, relative * max(float(np.abs(expected).max(initial=0)), 1e-30), what)
 
 
 def near(actual, expected, absolute: float, what: str = "") -> None:
     """Assert that the largest difference is at most `absolute`; no NaN."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, wanted {expected.shape}"
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, not {expected.shape}"
     worst = float(np.abs(actual - expected).max(initial=0))
     assert worst <= absolute, f"{what}: differs by {worst:.3g}, allowed {absolute:g}"

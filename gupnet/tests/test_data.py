@@ -10,23 +10,15 @@ import pytest
 from PIL import Image
 
 from shared import InputError
+from shared.running.sampling import EpochBatchSampler
 
 from constants import CLASSES, MEAN_SIZES
-from datasets import (
-    TYPES,
-    Calibration,
-    EpochBatchSampler,
-    angle2class,
-    build_dataset,
-    build_loader,
-    class2angle,
-    parse_objects,
-    read_calibration,
-    read_objects,
-)
-from datasets.geometry import affine_maps, apply, warp
-from datasets.targets import draw_umich_gaussian, gaussian2D, gaussian_radius
+from datasets import build_dataset, build_loader, read_calibration, read_objects
+from datasets.geometry import Calibration, affine_maps, apply, warp
+from datasets.objects import parse_objects
+from datasets.targets import angle2class, class2angle, draw_umich_gaussian, gaussian2D, gaussian_radius
 from golden_files import DATA, golden, lay_out
+from metrics.results import TYPES
 from options import parse_options
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from shared import InputError
+from shared.running.sampling import EpochBatchSampler
 from shared.weights import write_pdparams
 
 import deploy
 import evaluate
 import export
-from datasets import EpochBatchSampler, build_dataset, build_loader
+from datasets import build_dataset, build_loader
 from engine import in_test_mode, predict_split
-from metrics import evaluate_folders
+from metrics.average_precision import evaluate_folders
 from networks import network
 from options import parse_options
 

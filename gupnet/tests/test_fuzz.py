@@ -6,7 +6,9 @@ import numpy as np
 
 from shared.tests.fuzz import fuzz_reader
 
-from datasets import TYPES, read_calibration, read_objects, read_split
+from datasets import read_calibration, read_objects
+from datasets.kitti import read_split
+from metrics.results import TYPES
 from plot_htl import read_log
 
 LABELS = (

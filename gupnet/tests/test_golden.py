@@ -358,7 +358,7 @@ def test_roi_align(dtype):
 
 # ---------------------------------------------------------------------------------- real frames, at the full size
 
-if golden_files.has("full") and golden_files.DATA:
+if golden_files.DATA:
 
     @pytest.fixture(scope="module")
     def real_frames(tmp_path_factory, dtype) -> Batch:

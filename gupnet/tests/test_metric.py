@@ -15,18 +15,17 @@ from shared.tests.fuzz import fuzz_reader
 import metrics.matching
 from evaluate import main
 from golden_files import FOLDER, near
-from metrics import (
+from metrics.average_precision import (
     DIFFICULTIES,
     LOOSE,
     STRICT,
     average_precisions,
     evaluate_folders,
     precision_curves,
-    read_folders,
+    score_thresholds,
 )
-from metrics.average_precision import score_thresholds
 from metrics.overlaps import ground_distant, ground_intersections, height_intersections, image_intersections
-from metrics.results import read_objects
+from metrics.results import read_folders, read_objects
 from metrics.simulated import write_frames
 from reference import evaluation
 
