@@ -127,7 +127,7 @@ def test_an_enabled_scaler_is_saved_and_restored(tmp_path):
         ({"history": [1]}, r"history\[0\] is 1"),
         ({"weights": {"a": "b"}}, "weights.a is str"),
         ({"world": 2}, "2 processes, here are 1"),
-        ({"world": "1"}, "1 processes"),
+        ({"world": "1"}, "with other processes"),
         ({"samples": 9}, "9 samples, here are 8"),
         ({"options": None}, "holds no options"),
         ({"options": [1]}, "holds no options"),
