@@ -111,20 +111,20 @@ class ReferenceMobileNetV3(nn.Module):
             c_in = c_out
         stages.append(_convolution(c_in, 6 * c_in, 1, "HS"))
         self.features = nn.Sequential(*stages)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
         hidden = round_width(_HEAD_WIDTHS[model] // (1 + reduced_tail) * width)
         layers = [nn.Linear(6 * c_in, hidden), nn.Hardswish(), nn.Dropout(dropout), nn.Linear(hidden, classes)]
         self.classifier = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
         self._initialise()
 
     def _initialise(self):
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+            elif isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+            if getattr(layer, "bias", None) is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, images):
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
@@ -132,11 +132,5 @@ class ReferenceMobileNetV3(nn.Module):
 
 def build_reference(options: argparse.Namespace) -> ReferenceMobileNetV3:
     """The torch twin of `models.build_model(options)`."""
-    return ReferenceMobileNetV3(
-        options.model,
-        classes=options.num_classes,
-        width=options.width_mult,
-        reduced_tail=options.reduced_tail,
-        dilated=options.dilated,
-        dropout=options.dropout,
-    )
+    shape = options.num_classes, options.width_mult, options.reduced_tail, options.dilated
+    return ReferenceMobileNetV3(options.model, *shape, options.dropout)

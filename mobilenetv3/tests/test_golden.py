@@ -12,6 +12,7 @@ from shared.align.formula import read_shapes
 from shared.convert import plan
 from shared.weights import as_numpy
 
+from alignment import feeds
 from ema import ExponentialMovingAverage
 from golden_files import COMMITTED, golden, model_files
 from losses import CrossEntropyLoss
@@ -272,15 +273,7 @@ def check_average(file, suffix: str, state: dict[str, np.ndarray], count: int) -
         np.testing.assert_allclose(state[f"{name}.running_var"], value, rtol=limit)
 
 
-VARIANTS = {
-    "width050": ["--width_mult", "0.5"],
-    "width075": ["--width_mult", "0.75"],
-    "width125": ["--width_mult", "1.25"],
-    "width035_classes10": ["--width_mult", "0.35", "--num_classes", "10"],
-    "reduced_tail": ["--reduced_tail"],
-    "dilated": ["--dilated"],
-    "reduced_dilated": ["--reduced_tail", "--dilated"],
-}
+VARIANTS = feeds.VARIANTS | {"width075": ["--width_mult", "0.75"]}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
