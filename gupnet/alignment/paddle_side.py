@@ -29,11 +29,6 @@ def _batch(inputs: dict) -> Batch:
     return Batch(images, calibs, ranges, _tensors(inputs.get("targets", {})), {})
 
 
-def _named_parameters(model) -> dict:
-    """Without batch norms' statistics, which are among Paddle's parameters."""
-    return {name: p for name, p in model.named_parameters() if not name.endswith(("._mean", "._variance"))}
-
-
 class _Training:
     def __init__(self, model, options):
         self.inner = build_training(model, options)
@@ -130,7 +125,7 @@ class PaddleSide(records.Side):
 
     def groups(self, options):
         model = self.load()
-        names = {id(p): name for name, p in _named_parameters(model).items()}
+        names = {id(p): name for name, p in model.named_parameters()}
         groups = parameter_groups(model, options.weight_decay)
         return [([names[id(p)] for p in group["params"]], group["weight_decay"]) for group in groups]
 

@@ -109,16 +109,14 @@ class KITTI:
 
     def _check_files(self, source: Path) -> None:
         """InputError for a missing file of a listed frame: at the start, not hours later."""
-        for name, suffix in (("image_2", ".png"), ("calib", ".txt"), ("label_2", ".txt")):
-            if name == "label_2" and self.split == "test":
-                continue
+        for name in ("image_2", "calib", *(["label_2"] if self.split != "test" else [])):
             folder = self.folder / name
             there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-            missing = [index for index in self.ids if f"{index:06d}{suffix}" not in there]
+            missing = [path for path in (self.path(k, name) for k in range(len(self))) if path.name not in there]
             if missing:
-                text = f"{folder}/{missing[0]:06d}{suffix}: no such file"
                 more = f", nor {len(missing) - 1} others" if len(missing) > 1 else ""
-                raise InputError(f"{text}{more}, though {source} names it; fetch it, or correct the list")
+                text = f"{missing[0]}: no such file{more}, though {source} names it"
+                raise InputError(f"{text}; fetch it, or correct the list")
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -7,6 +7,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+pytest.register_assert_rewrite("shared.tests")  # so that the common suites' asserts show their values
 
 
 def pytest_report_header() -> str:

@@ -73,6 +73,33 @@ def lay_out(root: Path, part: str) -> Path:
     return root
 
 
+def statistics(array) -> list[float]:
+    """Mean, standard deviation and largest magnitude, as the figures have them."""
+    array = np.asarray(array, np.float64)
+    return [array.mean(), array.std(), np.abs(array).max()]
+
+
+def check_parts(parts: dict, mode: str, suffix: str, limit: float) -> None:
+    """Levels of the backbone, the neck, and the features of the RoIs, {level0.., feat, roi}, against "model"."""
+    expected = below("model", f"output{suffix}/{mode}_")
+    for number, step in enumerate((16, 8, 4, 2, 1, 1)):
+        level = parts[f"level{number}"]
+        channels = max(level.shape[1] // 4, 1)
+        near(level[:, ::channels, ::step, ::step], expected[f"level{number}_slice"], limit, f"level{number}")
+    near(parts["feat"][:, ::16, ::4, ::4], expected["feat_slice"], limit, "feat")
+    near(parts["roi"][:, 64:], expected["roi_tail"], 1e-10 if suffix else 1e-5, "coordinate maps and class planes")
+    near(parts["roi"][:16, :64:16], expected["roi_slice"], 1e-8 if suffix else 1e-3, "RoIAlign")
+    for name, part in parts.items():
+        near(statistics(part), expected[f"{name}_stats"], (1e-8 if suffix else 1e-3) if name == "roi" else limit, name)
+
+
+def check_lines(text: str, expected: np.ndarray) -> None:
+    """Result lines: numbers within a unit of the last decimal, everything else equal."""
+    own, wanted = ([line.split() for line in lines] for lines in (text.splitlines(), expected.tolist()))
+    assert [line[:3] for line in own] == [line[:3] for line in wanted]
+    near(*([[float(word) for word in line[3:]] for line in lines] for lines in (own, wanted)), 0.011)
+
+
 def close(actual, expected, relative: float, what: str = "") -> None:
     """Assert that the largest difference is at most `relative` of `expected`'s largest magnitude; no NaN."""
     near(actual, expected, relative * max(float(np.abs(expected).max(initial=0)), 1e-30), what)

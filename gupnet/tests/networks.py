@@ -25,18 +25,13 @@ def network(part: str, dtype: str) -> GUPNet:
     return model
 
 
-def targets_of(part: str, prefix: str) -> dict[str, paddle.Tensor]:
-    """The targets whose keys start with `prefix`."""
-    return {name: paddle.to_tensor(value) for name, value in golden_files.below(part, prefix).items()}
-
-
 def batch_of(part: str, dtype: str, prefix: str = "input/", image: str | None = None) -> Batch:
     """A batch of the figures of `part`: the image by its formula, everything else from the file."""
     figures = golden(part)
     arrays = [golden_files.image_of(part, image), figures[f"{prefix}calibs"], figures[f"{prefix}coord_ranges"]]
-    return Batch(
-        *(paddle.to_tensor(array.astype(dtype)) for array in arrays), targets_of(part, f"{prefix}targets/"), {}
-    )
+    targets = golden_files.below(part, f"{prefix}targets/")
+    targets = {name: paddle.to_tensor(value) for name, value in targets.items()}
+    return Batch(*(paddle.to_tensor(array.astype(dtype)) for array in arrays), targets, {})
 
 
 def run(model: GUPNet, batch: Batch, mode: str) -> dict[str, paddle.Tensor]:
@@ -70,9 +65,5 @@ def gradients(model: GUPNet) -> dict[str, np.ndarray]:
 
 def official_state(model: GUPNet) -> dict[str, np.ndarray]:
     """{official name: float64 array} of the network."""
-    renamed = {"_mean": "running_mean", "_variance": "running_var"}
-    state = {}
-    for name, value in model.state_dict().items():
-        head, _, leaf = name.rpartition(".")
-        state[f"{head}.{renamed.get(leaf, leaf)}" if head else leaf] = value.numpy().astype(np.float64)
-    return state
+    state, _ = convert.plan(model).to_torch({name: value.numpy() for name, value in model.state_dict().items()})
+    return {name: array.astype(np.float64) for name, array in state.items()}

@@ -127,13 +127,8 @@ def test_range():
     def objects(*depths):
         return parse_objects([AHEAD.replace("10.00", f"{z:.2f}") for z in depths], "label")
 
-    assert [drawing.range_of([objects(*depths)]) for depths in ((), (4,), (18.5,), (33, 60), (200,))] == [
-        20,
-        20,
-        30,
-        70,
-        80,
-    ]
+    far = [drawing.range_of([objects(*depths)]) for depths in ((), (4,), (18.5,), (33, 60), (200,))]
+    assert far == [20, 20, 30, 70, 80]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -97,18 +97,11 @@ def test_a_perfect_detector_of_few_labels(tmp_path):
         near(figures["Car"][metric]["AP11"], [100 * 3 / 11] * 3, 1e-5)
 
 
-def test_thresholds_follow_the_walk_of_the_notes():
+def test_thresholds_are_the_twins():
     rng = np.random.default_rng(0)
     for valid in (1, 7, 40, 41, 83, 500):
         scores = rng.integers(0, 100, rng.integers(valid // 2, valid + 1)) / 100
-        ordered, recorded, recall = sorted(scores, reverse=True), [], 0.0
-        for i, score in enumerate(ordered, 1):
-            last = i == len(ordered)
-            left, right = i / valid, (i if last else i + 1) / valid
-            if right - recall < recall - left and not last:
-                continue
-            recorded.append(score)
-            recall += 1 / 40
+        recorded = evaluation._thresholds(scores.tolist(), valid)
         assert score_thresholds(scores, valid).tolist() == recorded
         assert len(recorded) <= 41
 
@@ -145,36 +138,17 @@ def rectangles(rng, count: int) -> np.ndarray:
     return np.column_stack([rng.uniform(-2, 2, (count, 2)), rng.uniform(0.5, 5, (count, 2)), rng.uniform(-9, 9, count)])
 
 
-def corners(box) -> list[tuple[float, float]]:
-    x, z, length, width, ry = box
-    signs = ((1, 1), (1, -1), (-1, -1), (-1, 1))
-    ends = [(s * length / 2, t * width / 2) for s, t in signs]
-    return [(x + a * math.cos(ry) + b * math.sin(ry), z - a * math.sin(ry) + b * math.cos(ry)) for a, b in ends]
+def twins_box(rectangle) -> evaluation.Box:
+    x, z, length, width, ry = rectangle
+    return evaluation.Box("car", 0, 0, 0, 0, 0, 0, 0, 1, width, length, x, 0, z, ry)
 
 
-def clipped_area(first, second) -> float:
-    """Of two rectangles' intersection: the second's polygon, cut by the first's sides one after the other."""
-    polygon, frame = corners(second), corners(first)
-    for (px, pz), (qx, qz) in zip(frame, frame[1:] + frame[:1], strict=True):
-        inside = [(x - px) * (qz - pz) - (z - pz) * (qx - px) for x, z in polygon]
-        cut = []
-        for i, (point, side) in enumerate(zip(polygon, inside, strict=True)):
-            following, next_side = polygon[(i + 1) % len(polygon)], inside[(i + 1) % len(polygon)]
-            if side >= 0:
-                cut.append(point)
-            if side * next_side < 0:
-                part = side / (side - next_side)
-                cut.append(tuple(a + part * (b - a) for a, b in zip(point, following, strict=True)))
-        polygon = cut
-    return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(polygon, polygon[1:] + polygon[:1], strict=True))) / 2
-
-
-def test_ground_intersections_against_half_planes():
+def test_ground_intersections_are_the_twins():
     rng = np.random.default_rng(0)
     first, second = rectangles(rng, 2000), rectangles(rng, 2000)
     second[::5, 4] = first[::5, 4] + rng.integers(0, 4, 400) * np.pi / 2  # parallel and upright ones
     second[::7, :2] = first[::7, :2]
-    expected = [clipped_area(a, b) for a, b in zip(first, second, strict=True)]
+    expected = [evaluation.shared_ground(twins_box(b), twins_box(a)) for a, b in zip(first, second, strict=True)]
     near(ground_intersections(first, second), expected, 1e-12)
     assert np.mean(np.array(expected) > 0) > 0.5
     assert not ground_distant(first, second)[np.array(expected) > 0].any()

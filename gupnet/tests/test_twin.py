@@ -13,7 +13,18 @@ import torch
 from shared import InputError
 
 import golden_files
-from golden_files import SHAPES, below, close, formula_weights, golden, image_of, lay_out, near
+from golden_files import (
+    SHAPES,
+    below,
+    check_lines,
+    check_parts,
+    close,
+    formula_weights,
+    golden,
+    image_of,
+    lay_out,
+    near,
+)
 from options import parse_options
 from reference import data, dla, evaluation, losses, network, official, roi, training
 from reference.losses import TERMS
@@ -21,7 +32,6 @@ from reference.losses import TERMS
 per_dtype = pytest.mark.parametrize(
     ("dtype", "suffix"), [pytest.param("float32", "", id="float32"), pytest.param("float64", "64", id="float64")]
 )
-STRIDES = (16, 8, 4, 2, 1, 1)  # of the slices of levels 0 to 5
 
 
 state = cache(partial(formula_weights, "model"))
@@ -62,26 +72,12 @@ def check_outputs(prefix: str, suffix: str, found: dict, limit: float, depth_lim
     assert sum(key in golden("model") for key in wanted.values()) >= 6
 
 
-def check_stats(key: str, value: torch.Tensor, limit: float) -> None:
-    value = value.detach().double()
-    near([value.mean(), value.std(correction=0), value.abs().max()], golden("model")[f"{key}_stats"], limit, key)
-
-
-def check_parts(prefix: str, suffix: str, model, images, regions: torch.Tensor, limit: float) -> None:
-    """Levels, the neck's features, and what the regions' heads are fed."""
-    figures, out = golden("model"), f"output{suffix}/{prefix}"
+def parts_of(model, images: torch.Tensor, regions: torch.Tensor) -> dict[str, np.ndarray]:
+    """Levels, the neck's features, and the features of the RoIs."""
     with torch.no_grad():
         levels = model.backbone(images)
         features = model.feat_up(levels[2:])
-    for number, (level, step) in enumerate(zip(levels, STRIDES, strict=True)):
-        channels = max(level.shape[1] // 4, 1)
-        near(level[:, ::channels, ::step, ::step], figures[f"{out}_level{number}_slice"], limit, f"level{number}")
-        check_stats(f"{out}_level{number}", level, limit)
-    near(features[:, ::16, ::4, ::4], figures[f"{out}_feat_slice"], limit, "features")
-    check_stats(f"{out}_feat", features, limit)
-    near(regions[:, 64:], figures[f"{out}_roi_tail"], 1e-10 if suffix else 1e-5, "maps and planes")
-    near(regions[:16, :64:16], figures[f"{out}_roi_slice"], 1e-8 if suffix else 1e-3, "RoIAlign")
-    check_stats(f"{out}_roi", regions, 1e-8 if suffix else 1e-3)
+    return {f"level{i}": v.numpy() for i, v in enumerate(levels)} | {"feat": features.numpy(), "roi": regions.numpy()}
 
 
 # -- structure --
@@ -126,7 +122,7 @@ def test_mode_test(dtype, suffix):
     score, cells, classes = dla.peaks(network.probabilities(found["heatmap"]), 50)
     found |= {"peak_score": score, "peak_index": cells, "peak_class": classes.int()}
     check_outputs("test", suffix, found, 1e-9 if suffix else 5e-4, 1e-9 if suffix else 2e-3)
-    check_parts("test", suffix, model, given["images"], regions[0], 1e-9 if suffix else 5e-4)
+    check_parts(parts_of(model, given["images"], regions[0]), "test", suffix, 1e-9 if suffix else 5e-4)
     near(evaluation.extract(found), golden("model")[f"post{suffix}/dets"], 1e-9 if suffix else 2e-3, "rows")
     with torch.no_grad():
         again = model(**given, mode="val")
@@ -154,7 +150,7 @@ def test_mode_train(dtype, suffix):
     for name, value in below("model", f"grad{suffix}_norm/").items():
         # a bias before a norm has none but rounding
         assert norms[name] == pytest.approx(float(value), rel=1e-9 if suffix else 2e-2, abs=1e-12 if suffix else 1e-4)
-    check_parts("train", suffix, model, given["images"], regions[0].detach(), 1e-9 if suffix else 5e-4)
+    check_parts(parts_of(model, given["images"], regions[0].detach()), "train", suffix, 1e-9 if suffix else 5e-4)
 
 
 @per_dtype
@@ -371,10 +367,7 @@ def test_decoding(dtype, suffix):
             given = rows[picture].numpy(), ratios[picture], file[f"input/P2/{picture}"], float(threshold)
             decoded = evaluation.decode(*given)
             near(decoded, file[f"post{suffix}/decoded_{threshold}/{number}"], 1e-9 if suffix else 1e-4, "decoded")
-            lines = [line.split() for line in evaluation.lines(decoded).splitlines()]
-            wanted = [line.split() for line in file[f"post{suffix}/lines_{threshold}/{number}"].tolist()]
-            assert [line[:3] for line in lines] == [line[:3] for line in wanted]
-            near([[float(x) for x in line[3:]] for line in lines], [[float(x) for x in w[3:]] for w in wanted], 0.011)
+            check_lines(evaluation.lines(decoded), file[f"post{suffix}/lines_{threshold}/{number}"])
 
 
 @pytest.mark.parametrize("name", ["small", "noalpha", "leftcut", "corner", "main"])
