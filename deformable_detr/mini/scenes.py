@@ -56,11 +56,6 @@ def fill(canvas: np.ndarray, outline: np.ndarray, colour) -> None:
     cv2.fillPoly(canvas, [corners], colour, shift=4)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Where things stand
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def stand(parts: list[Part], kind: Kind, scale: float, foot: tuple[float, float], mirror: float) -> Thing:
     """A thing of `scale` pixels a metre with its foot at that pixel; `mirror` is 1, or -1 for its mirror image."""
     placed = [part._replace(outline=part.outline * (mirror * scale, -scale) + foot) for part in parts]
@@ -134,11 +129,6 @@ def furnish(rng: np.random.Generator, horizon: float, eye: float, width: int, he
     return sorted(things, key=lambda thing: thing.scale)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Painting
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def paint_ground(rng: np.random.Generator, canvas: np.ndarray, horizon: float) -> None:
     """Sky, walls or hedges before it, ground, and what lies on it."""
     height, width = canvas.shape[0] / FINE, canvas.shape[1] / FINE
@@ -162,12 +152,8 @@ def paint_ground(rng: np.random.Generator, canvas: np.ndarray, horizon: float) -
     below *= np.exp(0.07 * blotches(rng, below.shape[1::-1], 60, 22, 8))[..., None]
     centre, spread = rng.uniform(0.2, 0.8) * width, rng.uniform(0.15, 0.5)
     for side in (-1, 1):  # two kerbs or mown edges that meet at the horizon
-        edge = [
-            (centre, horizon),
-            (centre + side * width * spread * 2.2, height),
-            (centre + side * width * spread * 2, height),
-        ]
-        fill(canvas, np.array(edge), (base * rng.choice([0.8, 1.2])).tolist())
+        ends = [(centre + side * width * spread * reach, height) for reach in (2.2, 2)]
+        fill(canvas, np.array([(centre, horizon), *ends]), (base * rng.choice([0.8, 1.2])).tolist())
 
 
 def shade_ground(canvas: np.ndarray, thing: Thing, strength: float) -> None:

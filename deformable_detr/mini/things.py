@@ -35,11 +35,6 @@ class Kind(NamedTuple):
     sizes: tuple[float, float]
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Shapes
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def box(left: float, bottom: float, right: float, top: float) -> np.ndarray:
     return np.array([(left, bottom), (right, bottom), (right, top), (left, top)], np.float64)
 
@@ -50,10 +45,10 @@ def disc(x: float, y: float, across: float, up: float | None = None, corners: in
     return np.stack([x + across * np.cos(angle), y + (up or across) * np.sin(angle)], 1)
 
 
-def wedge(x: float, y: float, radius: float, start: float, end: float, squeeze: float = 1.0) -> np.ndarray:
-    """A slice of a disc between two angles in radians, its height times `squeeze`."""
+def wedge(x: float, y: float, radius: float, start: float, end: float) -> np.ndarray:
+    """A slice of a disc between two angles in radians."""
     angle = np.linspace(start, end, 12)
-    rim = np.stack([x + radius * np.cos(angle), y + squeeze * radius * np.sin(angle)], 1)
+    rim = np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], 1)
     return np.concatenate([[(x, y)], rim])
 
 
@@ -68,11 +63,6 @@ def bar(start: tuple[float, float], end: tuple[float, float], width: float) -> n
 def pick(rng: np.random.Generator, palette: np.ndarray) -> np.ndarray:
     """A colour of a palette, a little off."""
     return palette[rng.integers(len(palette))] * np.float32(rng.uniform(0.85, 1.08) * rng.uniform(0.96, 1.04, 3))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Things
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def draw_person(rng: np.random.Generator) -> list[Part]:
@@ -105,33 +95,21 @@ def draw_car(rng: np.random.Generator) -> list[Part]:
     """A car of 3.6 to 4.6 m with four side windows."""
     long, tall, paint = rng.uniform(3.6, 4.6), rng.uniform(1.35, 1.6), pick(rng, PAINTS)
     half, waist, boot = long / 2, 0.58 * tall, rng.uniform(0.2, 0.75)
-    roof = (-half + boot, half - 1.7)
-    body = [
-        (-half, 0.28),
-        (half, 0.28),
-        (half, 0.5 * tall),
-        (half - 0.9, waist),
-        (roof[1], tall),
-        (roof[0] + 0.2, tall),
+    rear, front = -half + boot, half - 1.7  # of the roof
+    body = [(-half, 0.28), (half, 0.28), (half, 0.5 * tall), (half - 0.9, waist), (front, tall), (rear + 0.2, tall)]
+    middle, low, high = (rear + front) / 2 + 0.15, waist + 0.02, tall - 0.1
+    left_window = [(rear + 0.05, low), (middle - 0.05, low), (middle - 0.05, high), (rear + 0.32, high)]
+    right_window = [(middle + 0.05, low), (front + 0.55, low), (front - 0.05, high), (middle + 0.05, high)]
+    return [
+        Part(np.array([*body, (-half + 0.05, waist)]), paint),
+        Part(np.array(left_window), GLASS),
+        Part(np.array(right_window), GLASS),
+        Part(box(-half, 0.28, half, 0.4), paint * 0.6),
+        Part(disc(half - 0.1, 0.45 * tall, 0.12, 0.09), np.float32((250, 240, 190))),
+        Part(disc(-half + 0.1, 0.48 * tall, 0.09, 0.12), np.float32((190, 30, 30))),
+        *_wheel(-half + 0.8, 0.33),
+        *_wheel(half - 0.85, 0.33),
     ]
-    parts = [Part(np.array([*body, (-half + 0.05, waist)]), paint)]
-    front, middle = roof[1] + 0.55, (roof[0] + roof[1]) / 2 + 0.15
-    low, high = waist + 0.02, tall - 0.1
-    parts.append(
-        Part(
-            np.array([(roof[0] + 0.05, low), (middle - 0.05, low), (middle - 0.05, high), (roof[0] + 0.32, high)]),
-            GLASS,
-        )
-    )
-    parts.append(
-        Part(np.array([(middle + 0.05, low), (front, low), (roof[1] - 0.05, high), (middle + 0.05, high)]), GLASS)
-    )
-    parts.append(Part(box(-half, 0.28, half, 0.4), paint * 0.6))
-    parts.append(Part(disc(half - 0.1, 0.45 * tall, 0.12, 0.09), np.float32((250, 240, 190))))
-    parts.append(Part(disc(-half + 0.1, 0.48 * tall, 0.09, 0.12), np.float32((190, 30, 30))))
-    for x in (-half + 0.8, half - 0.85):
-        parts += _wheel(x, 0.33)
-    return parts
 
 
 def draw_bus(rng: np.random.Generator) -> list[Part]:

@@ -105,8 +105,14 @@ class _Builder:
         normals = pose[:3, :3].T[:, None] * np.array([-1, 1])[None, :, None]
         return Box(pose, np.array(size) / 2, faces, light_on(normals, self.sun))
 
-    def stand(self, s: float, d: float, size: tuple, faces: tuple, turn: float = 0.0, bottom: float = 0.0) -> None:
-        """A box on the ground, or `bottom` metres above it, at (s, d), turned against the street."""
+    def stand(
+        self, s: float, d: float, size: tuple, faces: int | tuple, turn: float = 0.0, bottom: float = 0.0
+    ) -> None:
+        """A box on the ground, or `bottom` metres above it, at (s, d), turned against the street.
+
+        `faces`: three textures, as of `Box`, or one for all.
+        """
+        faces = faces if isinstance(faces, tuple) else (int(faces),) * 3
         x, z, heading = self.middle.position(s, d)
         box = self.box(rigid(turned(heading + turn), (x, 0, z)), (0, -bottom - size[1] / 2, 0), size, faces)
         self.boxes.append(box)
@@ -142,7 +148,7 @@ class _Builder:
     def tree(self, s: float, d: float) -> None:
         rng = self.rng
         trunk, thick = rng.uniform(1.6, 2.8), rng.uniform(0.2, 0.45)
-        self.stand(s, d, (thick, trunk + 1, thick), (self.bark,) * 3, turn=rng.uniform(0, 90))
+        self.stand(s, d, (thick, trunk + 1, thick), self.bark, turn=rng.uniform(0, 90))
         x, z, _ = self.middle.position(s, d)
         leaves = int(rng.choice(self.leaves))
         for _ in range(rng.integers(6, 10)):
@@ -181,23 +187,22 @@ class _Builder:
             if rng.random() < 0.3:  # a porch or bay in front
                 out, across = rng.uniform(0.6, 1.6), rng.uniform(1.5, 3.5)
                 at = s + rng.uniform(0.3, 0.7) * wide
-                faces = (int(rng.choice(self.walls)),) * 3
-                self.stand(at, side * (edge + jut - out / 2), (out, rng.uniform(2.4, 5), across), faces)
+                wall = rng.choice(self.walls)
+                self.stand(at, side * (edge + jut - out / 2), (out, rng.uniform(2.4, 5), across), wall)
             s += wide + 0.02
 
     def gap(self, s: float, side: int, edge: float) -> float:
         """Something low between two houses; returns how long it is."""
         rng = self.rng
         wide = rng.uniform(4, 11)
-        wall = int(rng.choice(self.walls if rng.random() < 0.5 else self.leaves))
+        wall = rng.choice(self.walls if rng.random() < 0.5 else self.leaves)
         height = rng.uniform(0.9, 2.2)
-        self.stand(s + wide / 2, side * (edge + 0.3), (0.5, height, wide), (wall,) * 3)
+        self.stand(s + wide / 2, side * (edge + 0.3), (0.5, height, wide), wall)
         for _ in range(rng.integers(1, 4)):
             self.tree(s + rng.uniform(0.5, wide - 0.5), side * (edge + rng.uniform(2, 8)))
         # farther back another house closes the view
-        faces = (int(rng.choice(self.facades)),) * 3
-        back = edge + rng.uniform(9, 16)
-        self.stand(s + wide / 2, side * (back + 4), (8, rng.uniform(5, 9), wide + 12), faces)
+        facade, back = rng.choice(self.facades), edge + rng.uniform(9, 16)
+        self.stand(s + wide / 2, side * (back + 4), (8, rng.uniform(5, 9), wide + 12), facade)
         return wide
 
     def kerbside(self, side: int) -> None:
@@ -206,9 +211,8 @@ class _Builder:
         s, share = rng.uniform(0, 8), rng.uniform(0.3, 0.85)
         while s < LENGTH:
             if rng.random() < share:
-                self.park(
-                    s, side * (self.half_road - rng.uniform(0.95, 1.2)), rng.uniform(-3, 3) + 180 * (rng.random() < 0.5)
-                )
+                d = side * (self.half_road - rng.uniform(0.95, 1.2))
+                self.park(s, d, rng.uniform(-3, 3) + 180 * (rng.random() < 0.5))
             s += rng.uniform(5.2, 9.0)
         s, every = rng.uniform(0, 10), rng.uniform(6, 13)
         while s < LENGTH:
@@ -217,21 +221,20 @@ class _Builder:
             if kind < 0.4:
                 self.tree(s, d)
             elif kind < 0.7:
-                height = rng.uniform(3.0, 7.0)
-                metal = (int(rng.choice(self.metal)),) * 3
+                height, metal = rng.uniform(3.0, 7.0), rng.choice(self.metal)
                 self.stand(s, d, (0.16, height, 0.16), metal, turn=rng.uniform(0, 90))
-                board = int(rng.choice(self.crates))
-                self.stand(s, d, (0.9, 0.8, 0.08), (board,) * 3, rng.uniform(-25, 25), bottom=rng.uniform(1.9, 2.5))
+                board = rng.choice(self.crates)
+                self.stand(s, d, (0.9, 0.8, 0.08), board, rng.uniform(-25, 25), bottom=rng.uniform(1.9, 2.5))
             else:
                 size = rng.uniform(0.5, 1.5), rng.uniform(0.6, 1.9), rng.uniform(0.5, 2.2)
                 d += side * size[0] / 2
-                self.stand(s, d, size, (int(rng.choice(self.crates)),) * 3, turn=rng.uniform(-20, 20))
+                self.stand(s, d, size, rng.choice(self.crates), turn=rng.uniform(-20, 20))
             s += every * rng.uniform(0.6, 1.5)
 
     def ending(self) -> None:
         """Houses across the far end of the street."""
         facade = self.facades[self.rng.integers(len(self.facades))]
-        self.stand(LENGTH + 4, 0, (44, self.rng.uniform(5, 13), 8), (facade,) * 3)
+        self.stand(LENGTH + 4, 0, (44, self.rng.uniform(5, 13), 8), facade)
 
     def ground(self) -> np.ndarray:
         """Its texture; to be drawn when everything stands, for the shadows."""
@@ -277,14 +280,7 @@ def build(seed: int, number: int, lead: bool = False) -> Street:
     builder.ending()
     sky = builder.atlas.add(textures.sky(builder.rng, 256, 1024), 1024 / (2 * np.pi))
     ground = builder.atlas.add(builder.ground(), GROUND_DENSITY)
-    scene = Scene(
-        builder.boxes,
-        builder.blobs,
-        ground,
-        (GROUND_X[0], GROUND_Z[0]),
-        sky,
-        builder.sun,
-        builder.atlas.build(),
-    )
+    corner = (GROUND_X[0], GROUND_Z[0])
+    scene = Scene(builder.boxes, builder.blobs, ground, corner, sky, builder.sun, builder.atlas.build())
     poses = builder.drive()
     return Street(scene, poses, builder.leader() if lead else [])

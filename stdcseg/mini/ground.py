@@ -127,12 +127,7 @@ def draw_markings(rng: np.random.Generator, picture, road, x, z, sides: list[Sid
         x0, z0 = rng.uniform(left, right), rng.uniform(4, 35)
         patch = (np.abs(x - x0) < rng.uniform(0.3, 1.2)) & (np.abs(z - z0) < rng.uniform(0.4, 5)) & road
         picture[patch] *= np.float32(rng.uniform(0.7, 1.2))
-    middle, period, start, half = (
-        rng.uniform(-2.4, -1.2),
-        rng.uniform(5, 10),
-        rng.uniform(0, 10),
-        rng.uniform(0.06, 0.1),
-    )
+    middle, period, start, half = rng.uniform([-2.4, 5, 0, 0.06], [-1.2, 10, 10, 0.1])
     lines = np.zeros(road.shape, bool)
     if rng.random() < 0.8:
         lines |= (np.abs(x - middle) < half) & ((z + start) % period < period * rng.choice([0.5, 1]))
