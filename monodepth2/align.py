@@ -8,9 +8,13 @@
 Exit status: 0 all passed, 1 a stage differs, 2 bad usage.
 """
 
+from shared import run, set_up
+
+set_up()
+
 from pathlib import Path
 
-from shared import run, stages
+from shared import stages
 
 if __name__ == "__main__":
     run(lambda: stages.main(Path(__file__).resolve().parent, __doc__))

@@ -1,17 +1,21 @@
-"""Pictures in, disparities out (NOTES 7.9).
+"""Images in, disparities out (NOTES 7.9).
 
     python demo.py --image_path FILE_OR_FOLDER --weights W --output_dir O
     python demo.py --image_path STREETS --ext png --weights W --output_dir O --pred_metric_depth
     python demo.py --image_path 000000.png --weights W --output_dir O --velodyne 000000.bin --calib 000000.txt
 
-For each picture NAME.* writes NAME_disp.npy (scaled disparity float32 [1, 1, h, w] at the network's size; with
---pred_metric_depth also NAME_depth.npy, in metres), NAME_disp.jpeg (the disparity in colours, at the picture's
-size) and NAME_side_by_side.png (the picture with it). A laser scan also gives NAME_velodyne.png, the real depth on the
-picture. Without --output_dir the files go beside the pictures. A picture that cannot be read is reported, the others
-are done all the same, and the exit status is 2.
+For each image NAME.* writes NAME_disp.npy (scaled disparity float32 [1, 1, h, w] at the network's size; with
+--pred_metric_depth also NAME_depth.npy, in metres), NAME_disp.jpeg (the disparity in colours, at the image's size) and
+NAME_side_by_side.png (the image with it). A laser scan also gives NAME_velodyne.png, its depth drawn on the image.
+Without --output_dir the files go beside the images. An image that cannot be read is reported, the others are processed,
+and the exit status is 2.
 """
 
-import sys
+from shared import InputError, run, set_up
+
+set_up()
+
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,64 +25,36 @@ import paddle
 from matplotlib.colors import Normalize
 from paddle.nn import functional as F
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
 
-from shared import InputError, run
-from shared.weights import atomic_write, one_line
+from shared.files import atomic_write, one_line
+from shared.pictures import find_pictures, output_stems, read_picture, work_through
+from shared.running.launch import use_device
+from shared.running.options import Group
 
-from datasets.images import load_image
+from convert import load_network, parse_options_for_weights
+from datasets.transforms import pyramid, to_array
 from datasets.velodyne import read_calibration, read_points
-from inference import Predictor, build_predictor, load_network, parse_for_weights
+from engine import Predictor, dygraph_predictor
 from metrics import STEREO_SCALE
 from models import disp_to_depth
 from options import build_parser
 
-#: endings of what this script writes, which it does not take for pictures to read
+#: endings of what this script writes, which it does not read
 OWN = ("_disp.jpg", "_disp.jpeg", "_side_by_side.png", "_velodyne.png")
 FARTHEST = 80.0  # metres: the far end of a scan's colours at most
-GAP = 8  # pixels between the pictures of one canvas
+GAP = 8  # pixels between the two parts of a canvas
 INK = (28, 32, 38)
 
 
-def find_pictures(path: str, ext: str) -> list[Path]:
-    """The picture `path`, or the pictures *.ext in the folder `path`, sorted. InputError when there is none."""
-    where = Path(path)
-    if where.is_file():
-        return [where]
-    if not where.is_dir():
-        raise InputError(f"{path}: no such file or folder; give --image_path a picture or a folder of pictures")
-    found = [
-        file
-        for file in sorted(where.iterdir())
-        if file.suffix.lower() == f".{ext}" and file.name[0] != "." and not file.name.lower().endswith(OWN)
-    ]
-    if not found:
-        raise InputError(f"{path}: no .{ext} pictures in it; give --ext another ending, or one picture")
-    return found
-
-
-def read_picture(path: Path) -> Image.Image:
-    """The picture in `path` as RGB, any transparency dropped, not turned by its EXIF orientation, as the reference.
-
-    InputError if it cannot be read, or has 16 bits or more a sample, which would be cut off.
-    """
-    picture = load_image(path)
-    with Image.open(path) as header:
-        if header.mode[0] in "IF":
-            raise InputError(f"{path}: has more than 8 bits a sample; save it with 8")
-    return picture
-
-
-def predict_picture(predict: Predictor, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    """The raw disparity float32 [1, 1, h, w] of a picture; `size` = (width, height) of the network."""
-    small = np.asarray(picture.resize(size, Image.Resampling.LANCZOS), np.float32) / 255
-    return predict(np.ascontiguousarray(small.transpose(2, 0, 1)[None]))
+def predict_image(predictor: Predictor, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """The raw disparity float32 [1, 1, h, w] of an image; `size` = (height, width) of the network."""
+    return predictor(to_array(pyramid(image, *size, 0, "lanczos")[0])[None])
 
 
 def colour_map(disparity: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Raw disparity [1, 1, h, w] in magma's colours at `size` = (width, height), bright is near.
+    """Raw disparity [1, 1, h, w] in magma's colours at `size` = (width, height); bright is near.
 
-    From its minimum to its 95th percentile, both of the resized disparity.
+    From the minimum to the 95th percentile of the resized disparity.
     """
     resized = F.interpolate(paddle.to_tensor(disparity), size[::-1], mode="bilinear", align_corners=False)
     values = resized.numpy()[0, 0]
@@ -87,21 +63,21 @@ def colour_map(disparity: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray((colours * 255).astype(np.uint8))
 
 
-def side_by_side(picture: Image.Image, colours: Image.Image) -> Image.Image:
-    """Both pictures, of one size, on one canvas: one below the other where they are wide, else side by side."""
-    width, height = picture.size
+def side_by_side(image: Image.Image, colours: Image.Image) -> Image.Image:
+    """Both, of one size, on one canvas: wide ones one below the other, others side by side."""
+    width, height = image.size
     step = (0, height + GAP) if width > height else (width + GAP, 0)
     canvas = Image.new("RGB", (width + step[0], height + step[1]), "white")
-    canvas.paste(picture)
+    canvas.paste(image)
     canvas.paste(colours, step)
     return canvas
 
 
-# --------------------------------------------------------------------------------------------------------- laser scans
+# ------------------------------------------------------------------------------------ laser scans
 
 
 def read_projection(path: str) -> np.ndarray:
-    """Points of the scanner -> pixels of the left colour camera, float64 [3, 4].
+    """The projection from scanner points to pixels of the left colour camera, float64 [3, 4].
 
     `path` is a folder of KITTI raw's calibration (calib_cam_to_cam.txt, calib_velo_to_cam.txt) or a KITTI object
     calibration file (P2, R0_rect, Tr_velo_to_cam). InputError for anything else.
@@ -116,7 +92,7 @@ def read_projection(path: str) -> np.ndarray:
         to_camera[:3] = entries["Tr_velo_to_cam"].reshape(3, 4)
         projection = entries["P2"].reshape(3, 4)
         if not (np.isfinite(projection).all() and np.isfinite(rectify).all() and np.isfinite(to_camera).all()):
-            raise ValueError("a number is not finite")
+            raise ValueError("NaN or Inf")
         return projection @ rectify @ to_camera
     except OSError as error:
         raise InputError(
@@ -128,42 +104,42 @@ def read_projection(path: str) -> np.ndarray:
 
 
 def project_scan(points: np.ndarray, projection: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The points [n, 4] (x forward, y left, z up) that a picture of `size` = (width, height) shows.
+    """The points of a scan [n, 4] (x forward, y left, z up) inside an image of `size` = (width, height).
 
     Returns their pixels int64 [m, 2] (column, row) and depths float64 [m] in metres, the farthest first.
     """
     points = points[points[:, 0] >= 0, :3].astype(np.float64)
-    seen = points @ projection[:, :3].T + projection[:, 3]
-    seen = seen[seen[:, 2] > 0]
-    places = np.round(seen[:, :2] / seen[:, 2:]) - 1  # pixels as in the ground truth (NOTES 2.9)
-    inside = ((places >= 0) & (places < size)).all(1)
-    places, depth = places[inside].astype(np.int64), seen[inside, 2]
+    projected = points @ projection[:, :3].T + projection[:, 3]
+    projected = projected[projected[:, 2] > 0]
+    pixels = np.round(projected[:, :2] / projected[:, 2:]) - 1  # as in the ground truth (NOTES 2.9)
+    inside = ((pixels >= 0) & (pixels < size)).all(1)
+    pixels, depth = pixels[inside].astype(np.int64), projected[inside, 2]
     order = np.argsort(-depth, kind="stable")
-    return places[order], depth[order]
+    return pixels[order], depth[order]
 
 
-def draw_scan(picture: Image.Image, places: np.ndarray, depth: np.ndarray) -> Image.Image:
-    """The picture with the points of `project_scan` in colours of their depth, and below it a bar of those colours.
+def draw_scan(image: Image.Image, pixels: np.ndarray, depth: np.ndarray) -> Image.Image:
+    """The image with the points of `project_scan` in colours of their depth, and a colour bar below it.
 
-    The bar ends at a multiple of 10 m, beyond which 2 % of the points lie at most, or at 80 m.
+    The bar ends at a multiple of 10 m that at most 2 % of the points exceed, or at 80 m.
     """
     far = FARTHEST
     if depth.size:
         far = min(10.0 * np.ceil(np.percentile(depth, 98) / 10), FARTHEST)
-    width, height = picture.size
+    width, height = image.size
     palette = matplotlib.colormaps["turbo_r"]
     em = max(12, round(np.sqrt(width * height) / 45))  # size of the letters
     canvas = Image.new("RGB", (max(width, 16 * em), height + 3 * em), "white")
-    pixels = np.array(picture)
+    painted = np.array(image)
     colours = (palette(np.clip(depth / far, 0, 1))[:, :3] * 255).astype(np.uint8)
     radius = max(1, round(np.sqrt(width * height) / 500))
     side = np.arange(-radius, radius + 1)
     offsets = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     offsets = offsets[(offsets**2).sum(1) <= radius**2 + 1]
-    # point by point, so that a near one covers all of a far one: numpy keeps the last of equal places
-    spots = (places[:, None] + offsets).clip(0, np.array(picture.size) - 1).reshape(-1, 2)
-    pixels[spots[:, 1], spots[:, 0]] = np.repeat(colours, len(offsets), axis=0)
-    canvas.paste(Image.fromarray(pixels), ((canvas.width - width) // 2, 0))
+    # in the points' order, so that near ones cover far ones: numpy keeps the last of equal pixels
+    spots = (pixels[:, None] + offsets).clip(0, np.array(image.size) - 1).reshape(-1, 2)
+    painted[spots[:, 1], spots[:, 0]] = np.repeat(colours, len(offsets), axis=0)
+    canvas.paste(Image.fromarray(painted), ((canvas.width - width) // 2, 0))
 
     bar = np.linspace(0, 1, canvas.width - 4 * em)
     strip = np.repeat((palette(bar)[None, :, :3] * 255).astype(np.uint8), em, axis=0)
@@ -175,77 +151,69 @@ def draw_scan(picture: Image.Image, places: np.ndarray, depth: np.ndarray) -> Im
     return canvas
 
 
-# ------------------------------------------------------------------------------------------------------------------ all
+# ------------------------------------------------------------------------------------ the script
 
 
-def _save(path: Path, picture: Image.Image, kind: str) -> None:
-    atomic_write(path, lambda file: picture.save(file, kind))
+def _save(path: Path, image: Image.Image) -> None:
+    kind = "JPEG" if path.suffix == ".jpeg" else "PNG"
+    atomic_write(path, lambda file: image.save(file, kind))
 
 
-def _names(pictures: Sequence[Path]) -> list[str]:
-    """What each picture's files begin with: its name without ending, or with it where two would be the same."""
-    bare = [path.stem for path in pictures]
-    return [path.name if bare.count(path.stem) > 1 else path.stem for path in pictures]
+class Demo:
+    """Predicts one image after the other and writes its files."""
+
+    def __init__(self, options: argparse.Namespace, predictor: Predictor, scan: tuple | None):
+        self.options, self.predictor, self.scan = options, predictor, scan
+
+    def __call__(self, path: Path, stem: Path) -> str:
+        """Write the files of an image; returns a line about them. InputError for an image that cannot be read."""
+        options, image, lines = self.options, read_picture(path), []
+        raw = predict_image(self.predictor, image, (options.height, options.width))
+        scaled, depth = disp_to_depth(raw, options.min_depth, options.max_depth)
+        arrays = {"disp": scaled} | ({"depth": STEREO_SCALE * depth} if options.pred_metric_depth else {})
+        for kind, array in arrays.items():
+            atomic_write(stem.with_name(f"{stem.name}_{kind}.npy"), lambda file, array=array: np.save(file, array))
+        colours = colour_map(raw, image.size)
+        canvases = {"_disp.jpeg": colours, "_side_by_side.png": side_by_side(image, colours)}
+        if self.scan:
+            pixels, depths = project_scan(*self.scan, image.size)
+            canvases["_velodyne.png"] = draw_scan(image, pixels, depths)
+            lines.append(f"{path}: {len(depths)} points of the scan in the image")
+        for ending, canvas in canvases.items():
+            kind = "JPEG" if ending.endswith("jpeg") else "PNG"
+            atomic_write(
+                stem.with_name(stem.name + ending), lambda file, canvas=canvas, kind=kind: canvas.save(file, kind)
+            )
+        name, array = list(arrays.items())[-1]
+        return "\n".join([*lines, f"{path}: {name} {array.min():.4g} to {array.max():.4g}"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(__doc__, ("run", "network"))
-    group = parser.add_argument_group("demo")
-
-    def add(name: str, **settings) -> None:
-        group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", **settings)
-
-    add("image_path", default=None, metavar="PATH", help="a picture, or a folder of pictures")
-    add("output_dir", default=None, metavar="DIR", help="where the files go; default: beside the pictures")
-    group.add_argument("--ext", default="jpg", choices=["jpg", "jpeg", "png"], help="which pictures of a folder")
-    add("pred_metric_depth", action="store_true", help="depth in metres, for weights trained with stereo pairs")
-    group.add_argument("--velodyne", default=None, metavar="BIN", help="also draw this laser scan on the picture")
-    group.add_argument(
-        "--calib", default=None, metavar="PATH", help="the scan's calibration: KITTI raw's folder, or file"
-    )
-    options = parse_for_weights(argv, parser)
+    group = Group(parser, "demo")
+    group.add("--image_path", default=None, metavar="PATH", help="an image, or a folder of images")
+    group.add("--output_dir", default=None, metavar="DIR", help="where the files go; default: beside the images")
+    group.add("--ext", default="jpg", choices=["jpg", "jpeg", "png"], help="which images of a folder")
+    group.add("--pred_metric_depth", action="store_true", help="depth in metres, for weights trained with stereo pairs")
+    group.add("--velodyne", default=None, metavar="BIN", help="also draw this laser scan on the image")
+    group.add("--calib", default=None, metavar="PATH", help="the scan's calibration: KITTI raw's folder, or file")
+    options = parse_options_for_weights(argv, parser, own_size=True)
     if not options.image_path:
-        raise InputError("--image_path is missing: give a picture or a folder of pictures")
-    pictures = find_pictures(options.image_path, options.ext)
+        raise InputError("--image_path is missing: give an image or a folder of images")
+    root = Path(options.image_path)
+    images = find_pictures(root, options.output_dir, (f".{options.ext}",), OWN, recursive=False)
     scan = None
     if options.velodyne or options.calib:
-        if not options.velodyne or not options.calib or len(pictures) > 1:
-            raise InputError("--velodyne and --calib belong together and to one picture; give both, and one picture")
+        if not options.velodyne or not options.calib or len(images) > 1:
+            raise InputError("--velodyne and --calib belong together and to one image; give both, and one image")
         scan = read_points(Path(options.velodyne)), read_projection(options.calib)
-    paddle.set_device(options.device)
+    use_device(options.device)
     model = load_network(options)
     if options.pred_metric_depth and not bool(model.use_stereo):
-        print("note: the weights were trained without stereo pairs, so their depth is in no known unit, not in metres")
-    predict = build_predictor(model, options, "dygraph")
-
-    failed = 0
-    bar = tqdm(pictures, desc="demo", unit="picture", leave=False, disable=None)
-    for path, name in zip(bar, _names(pictures), strict=True):
-        folder = Path(options.output_dir or path.parent)
-        try:
-            picture = read_picture(path)
-        except InputError as error:
-            if len(pictures) == 1:
-                raise
-            tqdm.write(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        raw = predict_picture(predict, picture, (options.width, options.height))
-        scaled, depth = disp_to_depth(raw, options.min_depth, options.max_depth)
-        arrays = {"disp": scaled} | ({"depth": STEREO_SCALE * depth} if options.pred_metric_depth else {})
-        for kind, array in arrays.items():
-            atomic_write(folder / f"{name}_{kind}.npy", lambda file, array=array: np.save(file, array))
-        colours = colour_map(raw, picture.size)
-        _save(folder / f"{name}_disp.jpeg", colours, "JPEG")
-        _save(folder / f"{name}_side_by_side.png", side_by_side(picture, colours), "PNG")
-        if scan:
-            shown = project_scan(*scan, picture.size)
-            _save(folder / f"{name}_velodyne.png", draw_scan(picture, *shown), "PNG")
-            tqdm.write(f"{path}: {len(shown[1])} points of the scan in the picture")
-        tqdm.write(f"{path}: {kind} {array.min():.4g} to {array.max():.4g}")
-    done = len(pictures) - failed
-    print(f"{done} of {len(pictures)} pictures done; files in {options.output_dir or 'their own folders'}")
-    return 2 if failed else 0
+        print("note: the weights were trained without stereo pairs, so their depth has no known unit")
+    folder = Path(options.output_dir) if options.output_dir else images[0].parent
+    demo = Demo(options, dygraph_predictor(model), scan)
+    return work_through(images, output_stems(images, root, folder), folder, demo)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,28 @@
     python evaluate_pose.py --weights W --data_path KITTI_ODOMETRY --eval_split odom_9 --output metrics.json
 
 The data set is sequences/SEQ/image_2 with poses/SEQ.txt. Motions [frames - 1, 4, 4] are written to poses.npy beside the
-weights, or in --eval_out_dir. The pictures' size is --height and --width where given, else what the weights remember.
+weights, or in --eval_out_dir. The images' size is --height and --width where given, else that of the weights.
 """
 
+from shared import InputError, run, set_up
+
+set_up()
+
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import paddle
 
-from shared import InputError, run
-from shared.weights import atomic_write, atomic_write_text
+from shared.files import atomic_write, write_json
+from shared.running.launch import use_device
+from shared.running.sampling import EpochBatchSampler
 
-from datasets import EpochBatchSampler, build_dataset, build_loader
-from datasets.splits import ODOMETRY, read_split
-from inference import NO_WEIGHTS, load_network, output_folder, parse_for_weights, predict_motions
+from convert import load_network, parse_options_for_weights
+from datasets import ODOMETRY, build_dataset, build_loader, read_split
+from engine import predict_motions
 from metrics import trajectory_errors
-from options import build_parser
+from options import build_parser, output_folder
 
 
 def read_poses(options: argparse.Namespace) -> np.ndarray:
@@ -30,7 +33,7 @@ def read_poses(options: argparse.Namespace) -> np.ndarray:
     InputError for another split, and where DATA_PATH/poses/SEQ.txt is missing or is not rows of 12 numbers.
     """
     if options.eval_split not in ODOMETRY:
-        raise InputError(f"--eval_split {options.eval_split}: no trajectory; give one of {', '.join(ODOMETRY)}")
+        raise InputError(f"--eval_split {options.eval_split}: not a trajectory; give one of {', '.join(ODOMETRY)}")
     if not options.data_path:
         raise InputError("--data_path is missing: give the folder of KITTI odometry, with sequences/ and poses/")
     sequence = read_split(options.split_dir, options.eval_split, "test")[0].folder
@@ -44,36 +47,33 @@ def read_poses(options: argparse.Namespace) -> np.ndarray:
         raise InputError(f"{path}: not rows of 12 numbers; put KITTI odometry's ground-truth poses there") from error
     if poses.shape[1:] != (12,) or len(poses) < 2 or not np.isfinite(poses).all():
         raise InputError(
-            f"{path}: numbers {list(poses.shape)}, wanted two rows or more of 12 finite ones; fetch it again"
+            f"{path}: numbers {list(poses.shape)}, wanted at least two rows of 12 finite ones; fetch it again"
         )
     return poses
 
 
 def predicted_motions(options: argparse.Namespace, frames: int) -> np.ndarray:
-    """Motions float32 [frames - 1, 4, 4] by the network; InputError unless the split has one picture for each pose."""
+    """Motions float32 [frames - 1, 4, 4] by the network; InputError unless the split has one image for each pose."""
     model = load_network(options)
     if not hasattr(model, "pose"):
         raise InputError(f"--weights {options.weights}: trained on stereo pairs alone, without a pose network")
     if options.pose_model_input != "pairs":
-        raise InputError(f"--weights {options.weights}: its pose network sees all frames at once; give one of pairs")
+        raise InputError(f"--weights {options.weights}: its pose network takes all frames at once; give one of pairs")
     dataset = build_dataset(options, "test", [("color", 0, 0), ("color", 1, 0)])
     if len(dataset) != frames - 1:
-        counts = f"lists {len(dataset)} pairs of pictures for {frames} poses"
+        counts = f"lists {len(dataset)} pairs of images for {frames} poses"
         raise InputError(f"--eval_split {options.eval_split}: {counts}; wanted {frames - 1} pairs")
     sampler = EpochBatchSampler(len(dataset), options.batch_size, shuffle=False)
     loader = build_loader(dataset, sampler, options.num_workers)
     print(f"-> Computing pose predictions of {len(dataset)} pairs at {options.width}x{options.height}")
-    batches = (np.concatenate([batch["color", f, 0].numpy() for f in (0, 1)], axis=1) for batch in loader)
-    return predict_motions(model, batches, len(loader))
+    return predict_motions(model, loader)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser(__doc__, ("run", "network", "reading", "optimisation", "evaluation"))
     parser.add_argument("--output", default=None, metavar="JSON", help="also write the metrics to this file")
-    options = parse_for_weights(argv, parser, own_size=False)
-    if not options.weights:
-        raise InputError(NO_WEIGHTS)
-    paddle.set_device(options.device)
+    options = parse_options_for_weights(argv, parser)
+    use_device(options.device)
     gt = read_poses(options)
     motions = predicted_motions(options, len(gt))
     errors = trajectory_errors(gt, motions)
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"-> Predictions saved to {path}")
     if options.output:
         metrics = {"ate_mean": mean, "ate_std": spread, "snippets": len(errors), "split": options.eval_split}
-        atomic_write_text(options.output, json.dumps(metrics, indent=1) + "\n")
+        write_json(options.output, metrics)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
     python export_gt_depth.py --data_path KITTI --split eigen
     python export_gt_depth.py --data_path data/mini --split mini
 
-The file has the reference's form: an .npz with one array of objects, `data`, holding a float32 map in metres for each
-line of splits/SPLIT/test_files.txt.
+The file has the reference's form: an .npz with one object array, `data`, of a float32 map in metres for each line of
+splits/SPLIT/test_files.txt (NOTES 2.11).
 """
+
+from shared import HelpFormatter, run, set_up
+
+set_up()
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-
-from shared import HelpFormatter, run
 
 from datasets import SPLITS, ground_truth, write_gt_depths
 from options import FOLDER
@@ -20,7 +22,7 @@ from options import FOLDER
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     parser.add_argument("--data_path", "--data-path", required=True, metavar="DIR", help="KITTI: folder with the dates")
-    text = "eigen and mini: from the laser scans; eigen_benchmark: from the depth benchmark's pictures"
+    text = "eigen and mini: from the laser scans; eigen_benchmark: from the depth benchmark's images"
     parser.add_argument("--split", required=True, choices=SPLITS, help=text)
     text = "folder of the splits' folders of text files"
     parser.add_argument("--split_dir", "--split-dir", default=str(FOLDER / "splits"), metavar="DIR", help=text)

@@ -8,59 +8,36 @@
     python train.py ... --resume output/mono_640x192/latest
     python -m paddle.distributed.launch --devices 0,1 train.py --device gpu ...
 
+The network's options come from --resume or --weights where given; the command line wins.
 Exit status: 0 done, 2 bad input, 3 the training diverged, 130 or 143 interrupted (a checkpoint was saved).
 """
 
+from shared import run, set_up
+
+set_up()
+
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import paddle
-import paddle.distributed as dist
+from shared.running.launch import run_training
 
-from shared import InputError, run
-from shared.running.options import require_files
+from convert import parse_options_for_weights
+from options import build_parser
+from trainer import Trainer
 
-from options import build_parser, parse_options, remembered_options
-from trainer import Diverged, Interrupted, Trainer
+GROUPS = ("run", "output", "network", "reading", "augmentation", "optimisation", "losses", "training")
 
 
 def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with those of the checkpoint in --resume as default. InputError for paths that are not there."""
-    parser = build_parser(
-        __doc__, ("run", "output", "network", "reading", "augmentation", "optimisation", "losses", "training")
-    )
-    options = parse_options(argv, parser)
-    require_files(options, ("weights", "resume"), "check the path")
-    if options.resume:
-        options = parse_options(argv, parser, remembered_options(options.resume))
-    if not options.data_path:
-        raise InputError("--data_path is missing: give KITTI's folder (python draw_mini.py draws a small one)")
+    """The options of a training; InputError for weights that are not there or not understood."""
+    options = parse_options_for_weights(argv, build_parser(__doc__, GROUPS), needed=False)
     options.output_dir = options.output_dir or str(Path(options.log_dir) / options.model_name)
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = options_of(argv)
-    if options.device == "gpu" and not paddle.is_compiled_with_cuda():
-        raise InputError("--device gpu: this Paddle is the CPU build; install paddlepaddle-gpu or use --device cpu")
-    paddle.set_device(options.device)
-    if paddle.distributed.ParallelEnv().world_size > 1:
-        dist.init_parallel_env()
-    trainer = Trainer(options)
-    try:
-        trainer.train()
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    except Interrupted as stop:
-        print(
-            f"interrupted after step {trainer.step}; go on with --resume {trainer.output_dir / 'latest'}",
-            file=sys.stderr,
-        )
-        return 128 + stop.args[0]
-    return 0
+    return run_training(options_of(argv), Trainer)
 
 
 if __name__ == "__main__":

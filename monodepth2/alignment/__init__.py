@@ -1,25 +1,18 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
-from functools import partial
-from pathlib import Path
 
-from shared.align.curves import Panel, plot_curves
+from shared.align.curves import Panel
+from shared.align.papers import EQUAL, seven_stages
 from shared.diff import Tolerance
-from shared.stages import Stage
-
-FOLDER = Path(__file__).resolve().parents[1]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this paper's align.py besides the common ones."""
-    text = "KITTI raw data to read pictures from; drawn when not given"
+    text = "KITTI raw data to read images from; drawn when not given"
     parser.add_argument("--data_path", default=None, metavar="DIR", help=text)
     text = "split of --data_path whose training and validation lists are read"
     parser.add_argument("--split", default=None, metavar="NAME", help=text)
-
-
-EQUAL = Tolerance(absolute=0)
 
 
 def _forward(dtype: str):
@@ -37,10 +30,10 @@ def _loss(dtype: str):
     seen = {"float32": Tolerance(1e-5, 1e-6), "float64": Tolerance(1e-8, 1e-12)}[dtype]
     return {
         ".*/identity_selection": EQUAL,
-        # without motion a source and its view are equal within rounding, 1e-7, beside which the noise of 1e-5 is small:
-        # 0.15 % measured
+        # without motion a source and its warped image are equal within rounding, 1e-7, against noise of 1e-5: 0.15 %
+        # measured
         "no_motion/share_selected": {"float32": Tolerance(absolute=1e-2), "float64": EQUAL}[dtype],
-        # which of two nearly equal errors is the smaller: up to 0.1 % of the pixels in float32 (NOTES 9.5)
+        # which of two nearly equal errors is smaller: up to 0.1 % of the pixels in float32 (NOTES 9.5)
         ".*/share_selected": {"float32": Tolerance(absolute=1e-3), "float64": EQUAL}[dtype],
         # where that choice differs, the gradient goes to another source: up to 1.4e-2 measured (NOTES 9.5)
         ".*/gradient": {"float32": Tolerance(2e-2), "float64": Tolerance(1e-7, 1e-12)}[dtype],
@@ -50,7 +43,7 @@ def _loss(dtype: str):
 
 
 def _backward(dtype: str):
-    # where two errors are equal within rounding, the gradient goes to the one or the other: 1.4e-3 measured, in the
+    # where two errors are equal within rounding, the gradient goes to one or the other: 1.4e-3 measured, in the
     # golden figures 3e-3 (NOTES 9.5, whose bound is 2e-2)
     gradient = {"float32": Tolerance(5e-3, 1e-6), "float64": Tolerance(1e-6, 1e-9)}[dtype]
     loss = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
@@ -59,7 +52,7 @@ def _backward(dtype: str):
 
 def _train(dtype: str):
     # Training amplifies rounding until two runs part, torch from itself too (train_control.npz, drawn in the plot). So
-    # the beginning is held tightly, and the end by what was learnt.
+    # the first losses have a tight bound, and the end is compared by what was learned.
     first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
     return {
         "mini/first_losses": first,
@@ -70,21 +63,14 @@ def _train(dtype: str):
     }
 
 
-#: of the picture of the train stage
+#: of the plot of the train stage
 PANELS = (
     Panel("loss", "training loss", "step", "mean over scales"),
     Panel("abs_rel", "depth error on val (stereo scale)", "step", "abs_rel", steps="steps"),
 )
 
-STAGES = (
-    Stage("structure", lambda dtype: EQUAL, per_dtype=False),
-    Stage("data", lambda dtype: EQUAL, per_dtype=False),
-    Stage("forward", _forward),
-    # of squared errors of hundreds of metres, float32's last digit is 8e-6
-    Stage("metric", lambda dtype: Tolerance(1e-6, 1e-6, allow_nan=True)),
-    Stage("loss", _loss),
-    Stage("backward", _backward),
-    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
-)
+# squared errors of hundreds of metres: the last digit of float32 is 8e-6
+METRIC = Tolerance(1e-6, 1e-6, allow_nan=True)
+STAGES = seven_stages(_forward, _loss, _backward, _train, PANELS, METRIC)
 
-__all__ = ["FOLDER", "STAGES", "add_options"]
+__all__ = ["STAGES", "add_options"]

@@ -1,4 +1,4 @@
-"""What both sides are fed, in numpy alone: networks, weights, pictures, motions. Neither framework is imported here."""
+"""What both sides are fed, in numpy alone: networks, weights, images, motions. Neither framework is imported here."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ NETWORKS = {
 #: networks of stage 6
 TRAINED = ("resnet18", "posecnn")
 OPTIMISER_STEPS = 10
-# small steps: Adam's first moves every weight by the rate whatever its gradient, the sign of a rounding error included
+# small steps: Adam's first moves every weight by the rate in the direction of its gradient's sign, rounding or not
 OPTIMISER_RATE = "1e-6"
 BATCH_CANDIDATES = 6
 
@@ -55,18 +55,18 @@ LOSSES = {
     "scales_3_0": "--scales 3 0",
     "depth_range": "--min_depth 0.5 --max_depth 20 --disparity_smoothness 0.1",
 }
-#: more of stage 5, all with mono_stereo's options: what is special about the input
+#: more of stage 5, all with mono_stereo's options: special inputs
 EDGES = ("no_motion", "black", "behind_the_camera", "outside_the_picture")
 
-#: the training of stage 7; at this rate torch's trainings in float32 that start a rounding error (1e-6) apart end
-#: within 0.2 % of each other, at 5e-4 within 10 %
+#: the training of stage 7; at this rate, torch's float32 trainings from weights 1e-6 apart end within 0.2 % of each
+#: other, at 5e-4 within 10 %
 TRAIN_ARGV = (
     "--use_stereo --pose_model_type posecnn --height 64 --width 96 --batch_size 4 --learning_rate 2e-4 "
     "--min_depth 0.6 --max_depth 20 --seed 1 --split mini"
 ).split()
 TRAIN_STEPS, TRAIN_ITEMS, VAL_ITEMS = 24, 72, 8
 CURVE_EVERY = 4
-FIRST_LOSSES = 4  # then rounding has grown
+FIRST_LOSSES = 4  # later ones differ by grown rounding
 
 
 def network_options(context: Context, name: str, argv: str = "") -> argparse.Namespace:
@@ -90,7 +90,7 @@ def weights_folder(context: Context, name: str) -> Path:
 
 
 def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespace:
-    """Reading options for --data_path, or for the mini data set that `prepare` makes."""
+    """Reading options for --data_path, or for the mini data set that `prepare` draws."""
     from mini.draw import DEFAULT_ROOT
 
     split = context.options.split or ("eigen_zhou" if context.options.data_path else "mini")
@@ -99,7 +99,7 @@ def data_options(context: Context, argv: Sequence[str] = ()) -> argparse.Namespa
 
 
 def reading(context: Context, options: argparse.Namespace) -> argparse.Namespace:
-    """The options to read pictures with for a network of `options`."""
+    """The options to read images with for a network of `options`."""
     size = f"--height {options.height} --width {options.width}".split()
     frames = ["--frame_ids", *map(str, options.frame_ids if len(options.frame_ids) > 1 else [0, -1, 1])]
     return data_options(context, [*size, *frames, "--use_stereo"])
@@ -111,7 +111,7 @@ def chosen(count: int, most: int) -> list[int]:
 
 
 def noise(options: argparse.Namespace, dtype: str) -> list[np.ndarray]:
-    """What breaks ties: N(0, 1), one array for each scale."""
+    """The noise that breaks ties: N(0, 1), one array for each scale."""
     channels = 1 if options.avg_reprojection else len(sources(options))
     drawn = []
     for index, scale in enumerate(options.scales):
@@ -133,15 +133,15 @@ def loss_cases() -> Iterator[tuple[str, argparse.Namespace, str]]:
         yield edge, parse_options([*size, *LOSSES["mono_stereo"].split()]), edge
 
 
-def answers(options: argparse.Namespace, edge: str, dtype: str) -> dict:
-    """What a network could answer, as numpy arrays: disparities, motions, masks."""
-    found = {}
+def network_outputs(options: argparse.Namespace, edge: str, dtype: str) -> dict:
+    """Drawn outputs of a network as numpy arrays: disparities, motions, masks."""
+    outputs = {}
     for scale in options.scales:
         shape = (BATCH, 1, options.height >> scale, options.width >> scale)
-        found["disp", scale] = _sigmoid(0.4 * formula_input(f"disp{scale}", shape, SEED) - 2.2)
+        outputs["disp", scale] = _sigmoid(0.4 * formula_input(f"disp{scale}", shape, SEED) - 2.2)
         if options.predictive_mask:
             shape = (BATCH, len(sources(options)), *shape[2:])
-            found["predictive_mask", scale] = _sigmoid(formula_input(f"mask{scale}", shape, SEED))
+            outputs["predictive_mask", scale] = _sigmoid(formula_input(f"mask{scale}", shape, SEED))
     size = {"no_motion": 0.0, "behind_the_camera": 30.0, "outside_the_picture": 5.0}.get(edge, 1.0)
     for f in options.frame_ids[1:]:
         for kind, spread in (("axisangle", 0.01), ("translation", 0.05)):
@@ -150,8 +150,8 @@ def answers(options: argparse.Namespace, edge: str, dtype: str) -> dict:
                 drawn = np.zeros_like(drawn) if kind == "axisangle" else np.broadcast_to([0, 0, -2], drawn.shape)
             if edge == "outside_the_picture" and kind == "axisangle":
                 drawn = np.zeros_like(drawn)
-            found[kind, 0, f] = size * spread * drawn
-    return {key: value.astype(np.float32).astype(dtype) for key, value in found.items()}
+            outputs[kind, 0, f] = size * spread * drawn
+    return {key: value.astype(np.float32).astype(dtype) for key, value in outputs.items()}
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -169,7 +169,7 @@ def depth_cases(dtype: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         yield name, gt.astype(dtype), (gt * np.exp(spread * rng.standard_normal(count))).astype(dtype)
 
 
-def picture_case(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def image_case(dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """A ground-truth map [188, 621] with holes and a scaled disparity [48, 160]."""
     rng = rng_for("picture", SEED)
     gt = np.exp(rng.uniform(0.5, 4.6, (188, 621))) * (rng.random((188, 621)) < 0.2)
@@ -189,7 +189,7 @@ def monitor_case(dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flip_case() -> tuple[np.ndarray, np.ndarray]:
-    """Two disparities [2, 5, 60] of a picture and of its mirror image."""
+    """Two disparities [2, 5, 60], of an image and of its mirror image."""
     rng = rng_for("flip", SEED)
     return rng.random((2, 5, 60)), rng.random((2, 5, 60))
 
@@ -202,7 +202,7 @@ def choice_file(context: Context, name: str) -> Path:
 
 
 def batch_choice(context: Context, name: str) -> list[int]:
-    """The validation items of the gradient check: those that `prepare` chose."""
+    """The validation items of the gradient check, chosen by `prepare`."""
     return json.loads(choice_file(context, name).read_text())
 
 
@@ -212,10 +212,16 @@ def candidates(count: int) -> list[list[int]]:
     return [sorted(rng.choice(count, BATCH, replace=False).tolist()) for _ in range(BATCH_CANDIDATES)]
 
 
-def training_record(losses: list[float], steps: list[int], curve: list[float]) -> dict:
-    """What stage 7 compares: losses of the first steps and of the last, abs_rel on val, and whether it learnt.
+def training_noise(options: argparse.Namespace, step: int, count: int, dtype: str) -> np.ndarray:
+    """The noise that breaks ties in a step of stage 7: N(0, 1) [scales, count, sources, H, W]."""
+    shape = (len(options.scales), count, len(sources(options)), options.height, options.width)
+    return np.random.default_rng(step).standard_normal(shape).astype(dtype)
 
-    So early in a training abs_rel jumps from step to step: the mean of its last three values counts.
+
+def training_record(losses: list[float], steps: list[int], curve: list[float]) -> dict:
+    """What stage 7 compares: losses of the first and of the last steps, abs_rel on val, and whether the network learns.
+
+    abs_rel varies from step to step so early in a training: the mean of its last three values is compared.
     """
     values, untrained, error = np.array(losses), curve[0], np.mean(curve[-3:])
     learns = values[-8:].mean() < 0.97 * values[:8].mean() and error < untrained

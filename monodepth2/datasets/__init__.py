@@ -3,28 +3,29 @@
 import argparse
 from collections.abc import Container
 
+import numpy as np
+
+from shared.running.loader import Loader
+from shared.running.sampling import EpochBatchSampler
+
 from .ground_truth import SPLITS, ground_truth, read_gt_depths, write_gt_depths
-from .images import load_image
 from .kitti import KITTIDataset, KITTIDepthDataset, KITTIOdomDataset, KITTIRAWDataset, item_keys
-from .loader import Loader, build_loader
-from .sampling import EpochBatchSampler
 from .splits import ODOMETRY, Line, read_split
 from options import sources
 
 __all__ = [
+    "ODOMETRY",
     "SPLITS",
-    "EpochBatchSampler",
     "KITTIDataset",
     "KITTIDepthDataset",
     "KITTIOdomDataset",
     "KITTIRAWDataset",
     "Line",
-    "Loader",
     "build_dataset",
     "build_loader",
+    "collate",
     "ground_truth",
     "item_keys",
-    "load_image",
     "read_gt_depths",
     "read_split",
     "training_keys",
@@ -80,3 +81,15 @@ def build_dataset(options: argparse.Namespace, part: str, keys: Container | None
         seed=options.seed,
         keys=keys,
     )
+
+
+def collate(items: list[dict], dtype: str = "float32") -> dict:
+    """Items {key: array} -> {key: Paddle tensor [n, ...]} of `dtype`."""
+    import paddle  # here, so that data can be read beside torch in a process without Paddle
+
+    return {key: paddle.to_tensor(np.stack([item[key] for item in items], dtype=dtype)) for key in items[0]}
+
+
+def build_loader(dataset: KITTIDataset, sampler: EpochBatchSampler, workers: int) -> Loader:
+    """Batches of `dataset`, read ahead by that many processes; 0 reads in this one."""
+    return Loader(dataset, sampler, workers, collate)

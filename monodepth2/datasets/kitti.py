@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from shared import InputError
+from shared.pictures import read_picture
 
 from . import velodyne
-from .images import load_depth_png, load_image
 from .splits import Line
 from .transforms import SCALES, adjust, draw_jitters, intrinsics, pyramid, to_array
 
@@ -29,6 +29,20 @@ def check_data_path(root: str | Path | None) -> Path:
     if not Path(root).is_dir():
         raise InputError(f"--data_path {root}: {'not a folder' if Path(root).exists() else 'no such folder'}; {todo}")
     return Path(root)
+
+
+def load_depth_png(path: str | Path) -> np.ndarray:
+    """A depth image of KITTI's depth benchmark: metres, float32 [h, w], 0 where nothing was measured (NOTES 2.2).
+
+    InputError if it cannot be read or is not a 16-bit image.
+    """
+
+    def check_mode(image: Image.Image) -> Image.Image:
+        if image.mode not in ("I;16", "I;16B", "I"):
+            raise InputError(f"{path}: is a picture of mode {image.mode}, not 16-bit depth; fetch proj_depth again")
+        return image.copy()
+
+    return np.asarray(read_picture(path, check_mode)).astype(np.float32) / 256
 
 
 def item_keys(frame_ids: Sequence) -> list:
@@ -105,7 +119,7 @@ class KITTIDataset:
         """The image of `frame` of this line, RGB. InputError if it is missing or broken."""
         path = self.image_path(line, frame)
         if path.is_file():
-            return load_image(path)
+            return read_picture(path)
         other = path.with_suffix({".jpg": ".png", ".png": ".jpg"}[path.suffix])
         todo = "fetch it, or check --data_path and the split"
         if other.is_file():

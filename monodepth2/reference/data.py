@@ -187,11 +187,11 @@ def projected_depth(path: str | os.PathLike, flip: bool) -> np.ndarray:
 # ---------------------------------------------------------------- items
 
 
-def line_of(options: argparse.Namespace, part: str, index: int) -> tuple[str, int, str]:
-    """(folder, frame index, side) of an item (NOTES 2.1)."""
+def lines_of(options: argparse.Namespace, part: str) -> list[tuple[str, int, str]]:
+    """(folder, frame index, side) of every item of a list (NOTES 2.1)."""
     text = Path(options.split_dir, options.split, f"{part}_files.txt").read_text()
-    folder, frame, side = text.splitlines()[index].split()
-    return folder, int(frame), side
+    words = [line.split() for line in text.splitlines() if line.strip()]
+    return [(folder, int(frame), side) for folder, frame, side in words]
 
 
 def image_path(options: argparse.Namespace, folder: str, index: int, side: str) -> str:
@@ -242,7 +242,8 @@ def item(
     train = part == "train"
     colour = train and rng.random() > 0.5
     flip = train and rng.random() > 0.5
-    folder, number, side = line_of(options, part, index)
+    lines = lines_of(options, part)
+    folder, number, side = lines[index]
     frames = [*options.frame_ids, *(["s"] if options.use_stereo else [])]
     changes = jitters(rng, frames, options.jitter) if colour else {}
     result: dict[object, torch.Tensor] = {}
@@ -267,7 +268,7 @@ def item(
     if options.use_stereo:
         result["stereo_T"] = torch.eye(4)
         result["stereo_T"][0, 3] = -0.1 if (side == "l") != flip else 0.1
-    first, first_number, _ = line_of(options, part, 0)
+    first, first_number, _ = lines[0]
     if scan_path(options, first, first_number).is_file():
         result["depth_gt"] = torch.from_numpy(depth_of(options, folder, number, side, flip).copy())[None]
     return result

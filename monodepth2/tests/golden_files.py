@@ -1,16 +1,17 @@
-"""Where the golden figures are: the slim files of this folder, and in $GOLDEN the full ones (or held-out ones).
+"""The golden figures: the slim files of this folder, and in $GOLDEN the full ones (or held-out ones).
 
 The formula weights of a figure are drawn again from the tensor names that stand in the *_state_dict.tsv beside it.
 The KITTI pictures and the scan are only at hand beside a full set: in $DATA, by default $GOLDEN/../data.
 """
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from shared.align.formula import formula_state, read_shapes
+from shared.align.formula import formula_tensor, read_shapes
 
 COMMITTED = Path(__file__).parent / "golden"
 FULL = Path(os.environ["GOLDEN"]) if os.environ.get("GOLDEN") else None
@@ -58,19 +59,33 @@ def official_shapes(submodel: str, layers: int = 18) -> dict[str, tuple[int, ...
 
 
 def formula_weights(file, submodel: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The state dict {name: array} of `submodel` that the figures of `file` were made from.
+    """The state dict {name: array} of `submodel` that the figures of `file` were made from (NOTES 9.1).
 
-    `file` is an opened golden file; `submodel` is the name that the figure gives the sub-network (NOTES 9.1) and
-    `shapes` its tensors'.
+    `file` is an opened golden file; `submodel` is the name that the figure gives the sub-network and `shapes` its
+    tensors'. An override of another shape is that of another depth's ResNet, and is not used.
     """
-    named = {f"{submodel}.{name}": shape for name, shape in shapes.items()}
-    overrides = {
-        key.removeprefix("override/"): file[key]
-        for key in file.files
-        if key.startswith(f"override/{submodel}.") and key.removeprefix("override/") in named
+    return {name: _formula_weight(file, f"{submodel}.{name}", shape) for name, shape in shapes.items()}
+
+
+def _formula_weight(file, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if f"override/{name}" in file.files and file[f"override/{name}"].shape == shape:
+        return file[f"override/{name}"]
+    return _drawn(name, shape, int(file["meta/seed"]), float(file["meta/gain"]))
+
+
+_drawn = cache(formula_tensor)
+
+
+def network_weights(file, shapes: dict[str, tuple[int, ...]], names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The same of a whole network, of which `shapes` are the official tensors' `<sub-network>.<name>`.
+
+    `names` gives {sub-network: what the figure calls it}, where that differs.
+    """
+    parts = {name: name.split(".", 1) for name in shapes}
+    return {
+        name: _formula_weight(file, f"{names.get(part, part)}.{leaf}", shapes[name])
+        for name, (part, leaf) in parts.items()
     }
-    state = formula_state(named, int(file["meta/seed"]), float(file["meta/gain"]), overrides)
-    return {name.removeprefix(f"{submodel}."): value for name, value in state.items()}
 
 
 def close(actual, expected, relative: float, what: str = "") -> None:

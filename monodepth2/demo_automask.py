@@ -1,11 +1,15 @@
 """Draw what auto-masking excludes from a training item (paper section 3.2 and figure 5).
 
-    python show_automask.py --weights W --data_path KITTI --split eigen_zhou --line 0 --output_dir O
+    python demo_automask.py --weights W --data_path KITTI --split eigen_zhou --line 0 --output_dir O
 
 Writes O/automask_SPLIT_LINE.png: the image, its disparity, the first source warped into it, and the mask of the first
 scale, white where a warped source has a smaller error than the unwarped ones. Black is what does not move relative to
 the camera, such as a car ahead at constant distance. Lines are those of the split's validation list, counted from 0.
 """
+
+from shared import InputError, run, set_up
+
+set_up()
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +18,13 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from shared import InputError, run
+from shared.files import atomic_write
+from shared.running.launch import use_device
 from shared.running.options import count
-from shared.weights import atomic_write
 
-from datasets import build_dataset
+from convert import load_network, parse_options_for_weights
+from datasets import build_dataset, collate
 from demo import colour_map
-from inference import load_network, parse_for_weights
 from losses import build_criterion
 from options import FOLDER, build_parser, sources
 from pictures import to_pixels
@@ -29,16 +33,15 @@ from pictures import to_pixels
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser(__doc__, ("run", "output", "network", "reading"))
     parser.add_argument("--line", type=count, default=0, metavar="N", help="line of the validation list, from 0")
-    options = parse_for_weights(argv, parser)
-    if not options.data_path:
-        raise InputError("--data_path is missing: give KITTI's folder (python draw_mini.py draws a small one)")
+    options = parse_options_for_weights(argv, parser, own_size=True)
+    use_device(options.device)
     model = load_network(options)
     if not sources(options):
         raise InputError(f"--weights {options.weights}: without source frames; give weights with a pose network")
     dataset = build_dataset(options, "val")
     if options.line >= len(dataset):
         raise InputError(f"--line {options.line}: the list has {len(dataset)} lines, counted from 0")
-    batch = {key: paddle.to_tensor(value[None]) for key, value in dataset[options.line].items()}
+    batch = collate([dataset[options.line]])
     paddle.seed(0)
     with paddle.no_grad():
         outputs = model(batch)
