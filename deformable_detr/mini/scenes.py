@@ -8,6 +8,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from shared.mini import to_bytes
+
 from .things import KINDS, PERSON, Kind, Part, pick
 
 FINE = 4  # sub-pixels a side in which everything is drawn
@@ -192,7 +194,7 @@ def develop(rng: np.random.Generator, canvas: np.ndarray, size: tuple[int, int])
     picture *= np.exp(0.04 * blotches(rng, size, 50, 5))[..., None]
     picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 0.55))
     picture += np.float32(rng.uniform(1.0, 3.5)) * rng.standard_normal(picture.shape, np.float32)
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    return to_bytes(picture)
 
 
 def draw_scene(rng: np.random.Generator, width: int, height: int) -> Scene:

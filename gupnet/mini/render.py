@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from shared.mini import to_bytes
+
 from .solids import Face
 
 OVERSAMPLING = 2  # samples a pixel, along each side
@@ -44,10 +46,9 @@ class Canvas:
         level = np.clip(np.log2(np.maximum(texels * 2, 1)), 0, 4).astype(int)
         for step in range(5):
             if (level == step).any():
-                self.colour[horizon:][level == step] = cv2.remap(
-                    ground, x[level == step] / 2**step, z[level == step] / 2**step, cv2.INTER_LINEAR,
-                    borderMode=cv2.BORDER_REPLICATE,
-                )  # fmt: skip
+                x_here, z_here = x[level == step] / 2**step, z[level == step] / 2**step
+                looked_up = cv2.remap(ground, x_here, z_here, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+                self.colour[horizon:][level == step] = looked_up
             ground = cv2.resize(ground, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
     def shade(self, polygons: list[np.ndarray]) -> None:
@@ -77,8 +78,7 @@ class Canvas:
     def picture(self) -> np.ndarray:
         """uint8 [height, width, 3]."""
         k = OVERSAMPLING
-        small = cv2.resize(self.colour, None, fx=1 / k, fy=1 / k, interpolation=cv2.INTER_AREA)
-        return np.clip(small + 0.5, 0, 255).astype(np.uint8)
+        return to_bytes(cv2.resize(self.colour, None, fx=1 / k, fy=1 / k, interpolation=cv2.INTER_AREA))
 
     def _project(self, points: np.ndarray) -> np.ndarray:
         """Samples and depths [n, 3] of points [n, 3]."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.mini import to_bytes
+
 from . import textures
 
 
@@ -184,7 +186,7 @@ def tree(rng: np.random.Generator, size: tuple[float, float, float]) -> list[Fac
     """A trunk and a crown of two tiers."""
     h, w, _ = size
     leaves = np.float32([64, 100, 48]) * np.float32(rng.uniform(0.75, 1.25))
-    foliage = textures.to_bytes(leaves * np.exp(0.22 * textures.noise(rng, 48, 48, (4, 9)))[..., None])
+    foliage = to_bytes(leaves * np.exp(0.22 * textures.noise(rng, 48, 48, (4, 9)))[..., None])
     angles = np.arange(6) * np.pi / 3 + rng.uniform(0, 1)
     ring = np.stack([np.cos(angles), np.sin(angles)], -1)
     faces = block((-0.15, 0.15), (0, 0.4 * h), (-0.15, 0.15), np.float32([86, 66, 48]))

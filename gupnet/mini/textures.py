@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from shared.mini import to_bytes
+
 #: white, blue, red, green, light blue, yellow, orange, violet
 PAINTS = np.float32([
     (232, 232, 230), (34, 62, 168), (196, 30, 34), (24, 120, 74),
@@ -22,10 +24,6 @@ def noise(rng: np.random.Generator, height: int, width: int, sizes: tuple[float,
         grid = rng.standard_normal((int(height / size) + 3, int(width / size) + 3)).astype(np.float32)
         total += cv2.resize(grid, None, fx=size, fy=size, interpolation=cv2.INTER_CUBIC)[:height, :width]
     return (total - total.mean()) / (total.std() + 1e-6)
-
-
-def to_bytes(picture: np.ndarray) -> np.ndarray:
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
 
 def plain(colour: np.ndarray) -> np.ndarray:

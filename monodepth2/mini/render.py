@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.mini import to_bytes
+
 from .textures import Atlas
 
 NEAR, FAR = 0.1, 1000.0  # metres
@@ -241,4 +243,4 @@ def picture(scene: Scene, pose: np.ndarray, camera: Camera) -> np.ndarray:
     """A picture from `pose` (camera to world, [4, 4]): RGB uint8 [H, W, 3]."""
     _, colour = cast(scene, pose, camera.rays(OVERSAMPLING))
     colour = colour.reshape(camera.height, OVERSAMPLING, camera.width, OVERSAMPLING, 3).mean((1, 3))
-    return np.clip(colour + 0.5, 0, 255).astype(np.uint8)
+    return to_bytes(colour)
