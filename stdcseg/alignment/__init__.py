@@ -1,12 +1,11 @@
 """The stages of the alignment and the bounds of their records."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
-from shared.align.curves import Panel, plot_curves
+from shared.align.curves import Panel
+from shared.align.papers import EQUAL, seven_stages
 from shared.diff import Tolerance
-from shared.stages import Stage
 
 from options import NETWORK_OPTIONS, add_network_options
 
@@ -19,9 +18,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(backbone=None)  # both
     text = "Cityscapes, or a folder of its layout; default: the drawn mini data set"
     parser.add_argument("--data_path", default=None, metavar="DIR", help=text)
-
-
-EQUAL = Tolerance(absolute=0)
 
 
 def _forward(dtype: str):
@@ -55,20 +51,16 @@ def _train(dtype: str):
     }
 
 
-#: plots of the train stage
-PANELS = (
-    Panel("loss", "training loss", "step", "sum of all terms"),
-    Panel("miou", "mIoU on val (batch statistics)", "step", "classes that occur", steps="steps"),
-)
-
-STAGES = (
-    Stage("structure", lambda dtype: EQUAL, per_dtype=False),
-    Stage("data", lambda dtype: EQUAL, per_dtype=False),
-    Stage("forward", _forward),
-    Stage("metric", lambda dtype: Tolerance(absolute=1e-6, allow_nan=True)),
-    Stage("loss", _loss),
-    Stage("backward", _backward),
-    Stage("train", _train, plot=partial(plot_curves, panels=PANELS)),
+STAGES = seven_stages(
+    _forward,
+    _loss,
+    _backward,
+    _train,
+    panels=(
+        Panel("loss", "training loss", "step", "sum of all terms"),
+        Panel("miou", "mIoU on val (batch statistics)", "step", "classes that occur", steps="steps"),
+    ),
+    metric=Tolerance(absolute=1e-6, allow_nan=True),
 )
 
 __all__ = ["FOLDER", "NETWORK_OPTIONS", "STAGES", "add_options"]

@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import paddle
 
+from shared.align.papers import paddle_structure
 from shared.convert import plan
 from shared.running.sampling import EpochBatchSampler
 from shared.stages import Context
-from shared.weights import as_numpy, read_torch
+from shared.weights import as_numpy
 
 from . import feeds, recording
 from convert import load_official
@@ -48,18 +49,11 @@ class PaddleSide:
             model.dropout.p = 0.0  # the frameworks draw different random numbers
         return model
 
-    def shapes(self, model) -> dict:
-        return plan(model).torch_shapes()
+    def structure(self, model, file) -> dict:
+        return paddle_structure(plan(model), file)
 
     def parameter_count(self, model) -> int:
         return sum(int(p.size) for p in model.parameters() if not p.stop_gradient)
-
-    def bits(self, model, file) -> dict:
-        """The tensors of the file after torch -> Paddle -> torch."""
-        mapping = plan(model)
-        converted, torch_only, report = mapping.to_paddle(read_torch(file).tensors)
-        report.raise_if_bad(file)
-        return mapping.to_torch(converted, torch_only)[0]
 
     def features(self, model, images) -> dict:
         features = STDCNet.forward(model, images)

@@ -2,11 +2,11 @@
 
 import argparse
 import copy
-import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from shared.align.formula import formula_state
-from shared.align.record import Record
-from shared.files import atomic_write, atomic_write_text
+from shared.align.papers import calibrate, torch_structure, train_control
+from shared.files import atomic_write_text
 from shared.stages import Context
-from shared.weights import read_torch
+from shared.weights import as_numpy, read_torch, write_torch
 
 from . import feeds, recording
 from options import parse_options
@@ -73,14 +73,11 @@ class TorchSide:
             model.dropout.p = 0.0
         return model.to(getattr(torch, context.dtype))
 
-    def shapes(self, model) -> dict:
-        return {name: value.shape for name, value in model.state_dict().items()}
+    def structure(self, model, file) -> dict:
+        return torch_structure(model, file)
 
     def parameter_count(self, model) -> int:
         return sum(p.numel() for p in model.parameters())
-
-    def bits(self, model, file) -> dict:
-        return read_torch(file).tensors
 
     def features(self, model, images) -> dict:
         return model.features_at(images)
@@ -176,21 +173,11 @@ metric, loss, backward = (partial(_stage, f) for f in (recording.metric, recordi
 
 
 def train(context: Context) -> dict:
-    """The twin's training; in float64 also that of a control, drawn beside the two curves.
-
-    The control starts a rounding error away and shows how far torch differs from itself then.
-    """
     side = TorchSide()
     model = network.build_reference(feeds.data_options(context, feeds.TRAIN_ARGV))
     model.load_state_dict(torch.load(context.output_dir / "weights" / "train.pth", weights_only=True))
     model.to(getattr(torch, context.dtype))
-    if context.dtype == "float64":
-        torch.manual_seed(feeds.SEED)
-        control = copy.deepcopy(model)
-        with torch.no_grad():
-            for parameter in control.parameters():
-                parameter.mul_(1 + 1e-8 * torch.randn_like(parameter))
-        Record(recording.train(side, context, control)).save(context.output_dir / "train_control.npz")
+    train_control(context, model, partial(recording.train, side, context), feeds.SEED)
     return recording.train(side, context, model)
 
 
@@ -207,13 +194,17 @@ def prepare(context: Context) -> None:
         ensure_mini(options.data_path)
     torch.manual_seed(feeds.SEED)
     train_options = parse_options(feeds.TRAIN_ARGV)
-    _write(context.output_dir / "weights" / "train.pth", network.build_reference(train_options).state_dict())
+    _write(context.output_dir / "weights" / "train.pth", network.build_reference(train_options))
     if not context.options.weights:
         _draw_weights(context, options)
     for backbone in feeds.backbones(context):
         if "segmentation" in feeds.forms(context):
             choice = _smoothest_batch(replace(context, dtype="float64"), backbone)
             atomic_write_text(feeds.choice_file(context, backbone), json.dumps(choice) + "\n")
+
+
+def _write(path: Path, model: torch.nn.Module) -> None:
+    write_torch(path, {name: as_numpy(value) for name, value in model.state_dict().items()})
 
 
 def _draw_weights(context: Context, options: argparse.Namespace) -> None:
@@ -226,8 +217,9 @@ def _draw_weights(context: Context, options: argparse.Namespace) -> None:
     for backbone, form, net_options in feeds.networks(context):
         model = twin.build(form, net_options)
         model.load_state_dict(_formula_state(model))
-        _calibrate(model, images)
-        _write(feeds.weights_file(context, backbone, form), model.state_dict())
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | network.InPlaceABN)]
+        calibrate(model, partial(model, images), norms)
+        _write(feeds.weights_file(context, backbone, form), model)
 
 
 def _formula_state(model: torch.nn.Module) -> dict:
@@ -244,21 +236,6 @@ def _formula_state(model: torch.nn.Module) -> dict:
         name: torch.from_numpy(np.array(state[names[id(value)]]))
         for name, value in model.state_dict(keep_vars=True).items()
     }
-
-
-def _calibrate(model: torch.nn.Module, images: torch.Tensor) -> None:
-    """Set the running statistics to those of these images, so that drawn weights act like trained ones."""
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | network.InPlaceABN)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    model.train()
-    with torch.no_grad():
-        model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.num_batches_tracked.zero_()
 
 
 def _smoothest_batch(context: Context, backbone: str) -> int:
@@ -286,9 +263,3 @@ def _smoothest_batch(context: Context, backbone: str) -> int:
                 copy.deepcopy(model).train(mode)(images)
         smallest.append(min(margins))
     return int(np.argmax(smallest))
-
-
-def _write(path, state: dict) -> None:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    atomic_write(path, lambda file: file.write(buffer.getvalue()))

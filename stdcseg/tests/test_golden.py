@@ -86,8 +86,10 @@ def everything(side, model, images: np.ndarray) -> dict[str, np.ndarray]:
 @per_variant
 def test_tensors_are_the_official_ones(variant, side):
     for form in ("segmentation", "classifier"):
-        shapes = side.shapes(side.build(form, options_of(variant)))
-        assert list(shapes.items()) == list(official_shapes(variant, form == "classifier").items())
+        found = side.structure(side.build(form, options_of(variant)), None)
+        shapes = official_shapes(variant, form == "classifier")
+        assert found["tensors"] == list(shapes)
+        assert {name: tuple(found[f"shape/{name}"]) for name in shapes} == shapes
     model = side.build("segmentation", options_of(variant))
     assert side.parameter_count(model) == golden("committed", variant)["meta/parameters"]
 
