@@ -51,17 +51,9 @@ def calibration() -> dict[str, str]:
     cameras = {"corner_dist": np.array(0.0995)}
     for number in range(4):
         matrix = projection(2 + number % 2)
-        offset = np.array([-BASELINE * (number % 2), 0, 0])
-        cameras |= {
-            f"S_0{number}": size,
-            f"K_0{number}": matrix[:, :3],
-            f"D_0{number}": np.zeros(5),
-            f"R_0{number}": np.eye(3),
-            f"T_0{number}": offset,
-            f"S_rect_0{number}": size,
-            f"R_rect_0{number}": np.eye(3),
-            f"P_rect_0{number}": matrix,
-        }
+        parts = {"S": size, "K": matrix[:, :3], "D": np.zeros(5), "R": np.eye(3), "T": [-BASELINE * (number % 2), 0, 0]}
+        parts |= {"S_rect": size, "R_rect": np.eye(3), "P_rect": matrix}
+        cameras |= {f"{name}_0{number}": value for name, value in parts.items()}
     scanner = {"R": VELO_TO_CAM[:3, :3], "T": SCANNER, "delta_f": np.zeros(2), "delta_c": np.zeros(2)}
     return {"calib_cam_to_cam.txt": lines(cameras), "calib_velo_to_cam.txt": lines(scanner)}
 
