@@ -17,7 +17,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shared.deploying.benchmark import DYGRAPH, INFERENCE, ONNX, TORCH, Bench, build_parser, run_benchmark, show
+from shared.deploying.benchmark import (
+    DYGRAPH,
+    INFERENCE,
+    ONNX,
+    TORCH,
+    Bench,
+    build_parser,
+    has_onnx,
+    run_benchmark,
+    show,
+)
 from shared.running.options import positive_int
 from shared.tables import text_table
 
@@ -103,9 +113,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(argv, parser)
 
     def inference(bench: Bench) -> dict:
-        tables = {}
+        sides, tables = [TORCH, DYGRAPH, INFERENCE, *([ONNX] if has_onnx() else [])], {}
         for size in SIZES:
-            rows = bench.compare((TORCH, DYGRAPH, INFERENCE, ONNX), ("inference", 1, *size), 1)
+            rows = bench.compare(sides, ("inference", 1, *size), 1)
             tables |= show(f"{options.backbone}, inference, batch 1, {size[0]}x{size[1]}", rows)
         return tables
 

@@ -6,7 +6,6 @@ nothing depends on the number of loader processes.
 """
 
 import argparse
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from shared.running.log import RunLog, clock
 from shared.running.sampling import EpochBatchSampler
 from shared.running.state import TrainingState
 
-from constants import CLASS_NAMES, class_names
+from constants import CLASS_NAMES
 from convert import load_official
 from datasets import build_dataset, build_loader
 from engine import build_training, dygraph_segment, evaluate, train_step
@@ -32,21 +31,10 @@ from metrics import Protocol
 from models import build_model
 
 #: options that may differ between a training and its continuation
-FREE_ON_RESUME = {
-    "data_path",
-    "n_workers_train",
-    "n_workers_val",
-    "output_dir",
-    "resume",
-    "weights",
-    "pretrain_path",
-    "max_steps",
-    "checkpoint_steps",
-    "msg_iter",
-    "save_iter_sep",
-    "val_scales",
-    "device",
-}
+FREE_ON_RESUME = set(
+    "data_path n_workers_train n_workers_val output_dir resume weights pretrain_path max_steps checkpoint_steps "
+    "msg_iter save_iter_sep val_scales device".split()
+)
 
 
 @dataclass
@@ -176,15 +164,13 @@ class Trainer:
         progress.history.append({"step": progress.step, "train_loss": mean["loss"]})
         losses.clear()
 
-    def validate(self) -> dict:
-        """{scale: figures} on val at each of --val_scales; keeps the best weights of each scale."""
+    def validate(self) -> None:
+        """mIoU on val at each of --val_scales; keeps the best weights of each scale."""
         options, progress = self.options, self.progress
         protocols = [Protocol((scale,)) for scale in options.val_scales]
         matrices = evaluate(dygraph_segment(self.model), self.val_set, options, protocols)
-        metrics = {}
         for index, (scale, matrix) in enumerate(zip(options.val_scales, matrices, strict=True)):
-            metrics[str(scale)] = matrix.figures(class_names(options.num_classes))
-            miou = 0.0 if math.isnan(matrix.miou_present()) else matrix.miou_present()
+            miou = float(np.nan_to_num(matrix.miou_present()))
             self.log.line(
                 f"validation after step {progress.step:>6} | scale: {scale:g} | mIoU: {100 * miou:.2f} | "
                 f"classes: {matrix.present()} | pixel_accuracy: {100 * matrix.pixel_accuracy():.2f}"
@@ -193,9 +179,9 @@ class Trainer:
             if miou > progress.best.get(str(scale), 0.0):
                 progress.best[str(scale)] = miou
                 self.state.save(self.output_dir, "best" if index == 0 else f"best_mIOU{round(100 * scale)}")
-        mious = {scale: figures["miou_present"] for scale, figures in metrics.items()}
+        scales = map(str, options.val_scales)
+        mious = {scale: matrix.miou_present() for scale, matrix in zip(scales, matrices, strict=True)}
         progress.history.append({"step": progress.step, "val_miou": mious})
-        return metrics
 
 
 def check_options(options: argparse.Namespace, samples: int, world: int) -> None:

@@ -56,10 +56,7 @@ def scaled_probabilities(
     segment: Segment, images: paddle.Tensor, scale: float, size: Size, flip: bool = False
 ) -> paddle.Tensor:
     """Softmax [N, K, *size] of the images at `scale`; with `flip` the softmax of the mirrored images is added."""
-    return _probabilities(segment, _scaled(images, scale), size, flip)
-
-
-def _probabilities(segment: Segment, images: paddle.Tensor, size: Size, flip: bool) -> paddle.Tensor:
+    images = _scaled(images, scale)
     total = F.softmax(_resize(segment(images), size), axis=1)
     if flip:
         total += F.softmax(_resize(segment(images.flip(3)), size), axis=1).flip(3)
@@ -71,7 +68,7 @@ def _probabilities(segment: Segment, images: paddle.Tensor, size: Size, flip: bo
 
 def eval_chip(segment: Segment, chip: paddle.Tensor, flip: bool = False) -> paddle.Tensor:
     """Scores [N, K, H, W] of one window: e to the power of the softmax, or of both softmaxes with `flip`."""
-    return paddle.exp(_probabilities(segment, chip, chip.shape[2:], flip))
+    return paddle.exp(scaled_probabilities(segment, chip, 1.0, chip.shape[2:], flip))
 
 
 def crop_eval(segment: Segment, images: paddle.Tensor, crop: int, flip: bool = False) -> paddle.Tensor:
