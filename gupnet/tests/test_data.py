@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from datasets import build_dataset, build_loader, read_calibration, read_objects
 from datasets.geometry import Calibration, affine_maps, apply, warp
 from datasets.objects import parse_objects
 from datasets.targets import angle2class, class2angle, draw_umich_gaussian, gaussian2D, gaussian_radius
-from golden_files import DATA, golden, lay_out
+from golden_files import DATA, close, golden, lay_out, near
 from metrics.results import TYPES
 from options import parse_options
+from reference import data as twin
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 LOOSE = {"rtol": 1e-6, "atol": 1e-9}
@@ -36,6 +38,8 @@ def numbered(prefix: str) -> list[str]:
 def test_golden_radii():
     figures = golden("units")
     np.testing.assert_allclose(gaussian_radius(*figures["input/radius_wh"].T), figures["output/radius"], **EXACT)
+    wanted = [max(0, int(value)) for value in figures["output/radius"]]
+    assert [twin.radius(*pair) for pair in figures["input/radius_wh"]] == wanted
 
 
 @pytest.mark.parametrize("radius", numbered("output/gaussian/"))
@@ -45,10 +49,12 @@ def test_golden_gaussians(radius):
 
 def test_golden_painted_map():
     figures = golden("units")
-    heatmap = np.zeros_like(figures["output/gaussian_drawn"])
+    heatmap, painted = (np.zeros_like(figures["output/gaussian_drawn"]) for _ in range(2))
     for column, row, radius in figures["input/gaussian_places"].tolist():
         draw_umich_gaussian(heatmap, column, row, radius)
-    np.testing.assert_allclose(heatmap, figures["output/gaussian_drawn"], rtol=0, atol=1e-7)
+        np.maximum(painted, twin.gaussian((column, row), radius, *painted.shape), out=painted)
+    near(heatmap, figures["output/gaussian_drawn"], 1e-7)
+    near(painted, figures["output/gaussian_drawn"], 1e-7)
 
 
 def test_golden_heading():
@@ -57,14 +63,17 @@ def test_golden_heading():
     np.testing.assert_array_equal(bins, figures["output/angle_bin"])
     np.testing.assert_allclose(residual, figures["output/angle_res"], **EXACT)
     np.testing.assert_allclose(class2angle(bins, residual), figures["output/angle_back"], **EXACT)
+    for angle, number, rest in zip(figures["input/angles"], figures["output/angle_bin"], residual, strict=True):
+        assert twin.heading_class(float(angle)) == (number, pytest.approx(rest, abs=1e-12))
 
 
 def test_golden_affine_maps():
     figures = golden("units")
     for k, (x, y, width, _) in enumerate(figures["input/affine_center_crop"]):
-        forward, inverse = affine_maps(np.array([x, y]), width, (1280, 384))
-        np.testing.assert_allclose(forward, figures["output/affine"][k], **EXACT)
-        np.testing.assert_allclose(inverse, figures["output/affine_inverse"][k], **EXACT)
+        for maps in (affine_maps, twin.affine):
+            forward, inverse = maps(np.array([x, y]), width, (1280, 384))
+            np.testing.assert_allclose(forward, figures["output/affine"][k], **EXACT)
+            np.testing.assert_allclose(inverse, figures["output/affine_inverse"][k], **EXACT)
 
 
 @pytest.mark.parametrize("k", numbered("input/calib/"))
@@ -81,6 +90,7 @@ def test_golden_calibration(k):
     np.testing.assert_allclose(back, points, rtol=1e-5, atol=1e-4)
     mirrored = camera.mirrored(*given["size"].tolist())
     np.testing.assert_allclose(mirrored.P2, wanted["flipped_P2"], rtol=1e-6, atol=1e-6)
+    close(twin.mirrored(given["P2"], *given["size"]), wanted["flipped_P2"], 1e-6)
     np.testing.assert_allclose(
         mirrored.project(points * [-1, 1, 1]), wanted["flipped_image_points"], rtol=1e-6, atol=1e-4
     )
@@ -89,6 +99,8 @@ def test_golden_calibration(k):
 def test_golden_difficulty():
     figures = golden("units")
     np.testing.assert_array_equal(parse_objects(figures["input/level_lines"], "lines").levels, figures["output/level"])
+    levels = [twin.LEVELS.index(label.level) for label in twin.labels("\n".join(figures["input/level_lines"]))]
+    assert levels == figures["output/level"].tolist()
 
 
 # --------------------------------------------------------------------------------------------------- golden: data set
@@ -103,45 +115,45 @@ def options(root: Path, *words: str):
     return parse_options(["--data_path", str(root), *words])
 
 
-def check_sample(sample, prefix: str) -> None:
-    """Everything of a sample that gupnet_data.npz has, within the limits of NOTES 9.6."""
-    figures = golden("data")
-    np.testing.assert_allclose(sample.calib, figures[f"{prefix}/P2"], rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(sample.coord_range, figures[f"{prefix}/coord_range"])
-    for name, value in sample.info.items():
-        np.testing.assert_array_equal(value, figures[f"{prefix}/{name}"])
-    for name, value in sample.targets.items():
-        check_target(name, value, figures[f"{prefix}/{name}"])
+@pytest.fixture(params=["data set", "twin"])
+def read(request, kitti):
+    """(options, split, index, generator or None) -> a sample, by the data set or by the torch twin's reader."""
+
+    def by_data_set(words, split, index, rng):
+        dataset = build_dataset(options(kitti, *words), split)
+        assert dataset.ids == golden("data")["meta/ids"].tolist()
+        sample = dataset.item(index, rng)
+        dtypes = {name: golden("data")[f"data/val/0/{name}"].dtype for name in sample.targets}
+        assert {name: value.dtype for name, value in sample.targets.items()} == dtypes
+        return sample
+
+    def by_twin(words, split, index, rng):
+        return twin.sample(options(kitti, *words), split, index, rng)
+
+    return {"data set": by_data_set, "twin": by_twin}[request.param]
+
+
+def check_sample(sample, prefix: str, names: Sequence[str] = ()) -> None:
+    """These fields of a sample, or all, are equal to the figures, heading_res but for its dtype (NOTES 3.15)."""
+    image, calib, coord_range, targets, info = sample
+    fields = {"P2": calib, "coord_range": coord_range} | targets | info
     if DATA:
-        np.testing.assert_allclose(sample.image[:, ::16, ::16], figures[f"{prefix}/image_slice"], rtol=0, atol=1e-5)
-        wide = sample.image.astype(np.float64)
+        wide = image.astype(np.float64)
         stats = [wide.mean(), wide.std(), np.abs(wide).max()]
-        np.testing.assert_allclose(stats, figures[f"{prefix}/image_stats"], rtol=1e-6, atol=1e-6)
+        fields |= {"image_slice": image[:, ::16, ::16], "image_stats": stats}
+    for name in names or fields:
+        limit = {"heading_res": 1e-6, "image_stats": 1e-6}.get(name, 0)
+        near(fields[name], golden("data")[f"{prefix}/{name}"], limit, f"{prefix}/{name}")
 
 
-def check_target(name: str, value: np.ndarray, wanted: np.ndarray) -> None:
-    assert (value.shape, value.dtype) == (wanted.shape, wanted.dtype), name
-    if name == "heatmap":
-        np.testing.assert_array_equal(value == 1, wanted == 1)
-    tolerance = 0 if value.dtype.kind in "iu" else 1e-6 if name == "heatmap" else 1e-4
-    np.testing.assert_allclose(value, wanted, rtol=0, atol=tolerance, err_msg=name)
-
-
-def test_golden_without_augmentation(kitti):
-    dataset = build_dataset(options(kitti), "val")
-    assert dataset.ids == golden("data")["meta/ids"].tolist()
-    for k in range(len(dataset)):
-        check_sample(dataset[k], f"data/val/{k}")
-
-
-def test_golden_with_augmentation(kitti):
-    """18 samples by one legacy generator in the reference's order, and the number after them."""
-    figures = golden("data")
-    dataset, rng = build_dataset(options(kitti), "train"), np.random.RandomState(int(figures["meta/numpy_seed"]))
-    rounds = len({key.split("/")[2] for key in figures if key.startswith("data/train/") and key.count("/") == 3})
-    for k in range(rounds):
-        check_sample(dataset.item(k % len(dataset), rng), f"data/train/{k}")
-    assert rounds == 18 and rng.random() == figures["data/train/next_random"]
+def test_golden_samples(read):
+    """Without augmentation; and 18 by one generator in the reference's order, with the number after them."""
+    for k in range(6):
+        check_sample(read((), "val", k, None), f"data/val/{k}")
+    rng = np.random.RandomState(int(golden("data")["meta/numpy_seed"]))
+    for k in range(18):
+        check_sample(read((), "train", k % 6, rng), f"data/train/{k}")
+    assert rng.random() == golden("data")["data/train/next_random"]
 
 
 VARIANTS = {
@@ -152,13 +164,10 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_golden_variants(kitti, variant):
-    figures = golden("data")
-    dataset = build_dataset(options(kitti, *VARIANTS[variant]), "val")
-    for k in range(len(dataset)):
-        targets = dataset[k].targets
-        for name in ("heatmap", "indices", "offset_2d", "offset_3d", "mask_2d"):
-            check_target(name, targets[name], figures[f"data/{variant}/{k}/{name}"])
+def test_golden_variants(read, variant):
+    names = ("heatmap", "indices", "offset_2d", "offset_3d", "mask_2d")
+    for k in range(6):
+        check_sample(read(VARIANTS[variant], "val", k, None), f"data/{variant}/{k}", names)
 
 
 if DATA:  # the real frames; the other figures of this part are the network's

@@ -19,6 +19,8 @@ from models.dla_up import bilinear_kernel, upsampling
 from networks import SUFFIX, batch_of, gradients, network, official_state, run, run_recorded
 from optimizers import EpochSchedule, build_optimizer
 from options import parse_options
+from reference import training as twin_training
+from reference.network import build_reference
 
 DTYPES = ("float32", "float64")
 ROI_OUTPUTS = ("depth", "offset_3d", "size_3d", "heading", "h3d_log_variance")
@@ -215,15 +217,17 @@ def test_groups_of_the_optimiser():
     optimizer = build_optimizer(network("model", "float32"), parse_options([]), 1e-3)
     groups = optimizer._param_groups
     assert [len(group["params"]) for group in groups] == golden("model")["meta/optimizer_groups"].tolist()
+    groups = twin_training.parameter_groups(build_reference(None), parse_options([]))
+    assert [len(group["params"]) for group in groups] == golden("model")["meta/optimizer_groups"].tolist()
+    assert [group["weight_decay"] for group in groups] == golden("model")["meta/optimizer_weight_decay"].tolist()
 
 
 @pytest.mark.parametrize("argv, key", [("", "lr"), ("--warmup no", "lr_no_warmup")])
 def test_learning_rates(argv, key):
-    schedule, rates = EpochSchedule(parse_options(argv.split())), []
-    for epoch in range(140):
-        schedule.step(epoch)
-        rates.append(schedule())
-    np.testing.assert_allclose(rates, golden("schedule")[f"schedule/{key}"], rtol=1e-12)
+    schedule = EpochSchedule(parse_options(argv.split()))
+    rates = [(schedule.step(epoch), schedule())[1] for epoch in range(140)]
+    for own in (rates, twin_training.rates(parse_options(argv.split()))):
+        np.testing.assert_allclose(own, golden("schedule")[f"schedule/{key}"], rtol=1e-12)
 
 
 def test_learning_rates_as_the_list_reads():
@@ -239,13 +243,16 @@ def test_learning_rates_as_the_list_reads():
 @pytest.mark.parametrize("series", ["smooth", "noisy", "rising"])
 def test_weights_of_the_tasks(series):
     terms, tasks = golden("schedule")["meta/terms"].tolist(), HierarchicalTaskLearning()
-    expected, weights = below("schedule", f"schedule/{series}/"), []
-    for epoch, losses in enumerate(expected["losses"].tolist()):
-        found = tasks.compute_weight(dict(zip(terms, losses, strict=True)), epoch)
+    expected, weights, twins = below("schedule", f"schedule/{series}/"), [], []
+    twin = twin_training.HierarchicalTaskLearning()
+    for epoch, losses in enumerate(expected["losses"]):
+        found, theirs = (own.compute_weight(dict(zip(terms, losses, strict=True)), epoch) for own in (tasks, twin))
         weights.append([found[term] for term in terms])
+        twins.append([theirs[term] for term in terms])
         tasks = HierarchicalTaskLearning(**asdict(tasks))  # as after a resume
     assert list(found) == expected["weight_key_order"].tolist()
     np.testing.assert_allclose(weights, expected["weights"], rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(twins, expected["weights"], rtol=1e-5, atol=1e-9)
 
 
 # -------------------------------------------------------------------------------------------------------- decoding

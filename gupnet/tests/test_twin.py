@@ -22,11 +22,10 @@ from golden_files import (
     formula_weights,
     golden,
     image_of,
-    lay_out,
     near,
 )
 from options import parse_options
-from reference import data, dla, evaluation, losses, network, official, roi, training
+from reference import dla, evaluation, losses, network, official, roi, training
 from reference.losses import TERMS
 
 per_dtype = pytest.mark.parametrize(
@@ -264,92 +263,6 @@ def test_roi_align_gives_no_gradient_to_boxes():
     roi.roi_align(maps, boxes).sum().backward()
     assert boxes.grad is None
     assert maps.grad.any()
-
-
-@pytest.mark.parametrize("name", ["smooth", "noisy", "rising"])
-def test_task_weights(name):
-    file, tasks = golden("schedule"), training.HierarchicalTaskLearning()
-    terms = file["meta/terms"].tolist()
-    found = []
-    for epoch, row in enumerate(file[f"schedule/{name}/losses"]):
-        weights = tasks.compute_weight(dict(zip(terms, row, strict=True)), epoch)
-        found.append([weights[term] for term in terms])
-    np.testing.assert_allclose(found, file[f"schedule/{name}/weights"], rtol=1e-5, atol=1e-9)
-
-
-@pytest.mark.parametrize(("argv", "key"), [("", "lr"), ("--warmup false", "lr_no_warmup")])
-def test_schedule(argv, key):
-    rates = training.rates(parse_options(argv.split()))
-    np.testing.assert_allclose(rates, golden("schedule")[f"schedule/{key}"], rtol=1e-12)
-
-
-def test_groups():
-    model, options = network.build_reference(parse_options([])), parse_options([])
-    groups = training.parameter_groups(model, options)
-    assert [len(group["params"]) for group in groups] == golden("model")["meta/optimizer_groups"].tolist()
-    assert [group["weight_decay"] for group in groups] == golden("model")["meta/optimizer_weight_decay"].tolist()
-
-
-# -- data --
-
-
-def test_targets_pieces():
-    units = golden("units")
-    radii = [data.radius(*pair) for pair in units["input/radius_wh"]]
-    assert radii == [max(0, int(value)) for value in units["output/radius"]]
-    painted = np.zeros_like(units["output/gaussian_drawn"])
-    for column, row, spread in units["input/gaussian_places"]:
-        np.maximum(painted, data.gaussian((column, row), int(spread), *painted.shape), out=painted)
-    near(painted, units["output/gaussian_drawn"], 1e-7)
-    for angle, number, residual in zip(
-        units["input/angles"], units["output/angle_bin"], units["output/angle_res"], strict=True
-    ):
-        assert data.heading_class(float(angle)) == (number, pytest.approx(residual, abs=1e-12))
-    for (x, y, width, _), forth, back in zip(
-        units["input/affine_center_crop"], units["output/affine"], units["output/affine_inverse"], strict=True
-    ):
-        matrix, inverse = data.affine(np.array([x, y]), width, (1280, 384))
-        close(matrix, forth, 1e-12)
-        close(inverse, back, 1e-12)
-    levels = [data.LEVELS.index(label.level) for label in data.labels("\n".join(units["input/level_lines"]))]
-    assert levels == units["output/level"].tolist()
-    for number in range(4):
-        p2, size = units[f"input/calib/{number}/P2"], units[f"input/calib/{number}/size"]
-        close(data.mirrored(p2, *size), units[f"output/calib/{number}/flipped_P2"], 1e-6)
-
-
-def check_sample(prefix: str, sample: tuple, pictured: bool) -> int:
-    image, p2, coord_range, targets, info = sample
-    found = {"P2": p2, "coord_range": coord_range} | targets | info
-    if pictured:
-        found["image_slice"] = image[:, ::16, ::16]
-    compared = 0
-    for name, value in found.items():
-        if f"{prefix}/{name}" in golden("data"):
-            # the angle in float32, under the numpy 2 of these figures; in float64 here
-            near(value, golden("data")[f"{prefix}/{name}"], 1e-6 if name == "heading_res" else 0, f"{prefix}/{name}")
-            compared += 1
-    return compared
-
-
-def test_samples(tmp_path):
-    root, pictured = lay_out(tmp_path, "data"), golden_files.DATA is not None
-    options = parse_options(["--data_path", str(root)])
-    compared = sum(check_sample(f"data/val/{n}", data.sample(options, "val", n), pictured) for n in range(6))
-    rng = np.random.RandomState(int(golden("data")["meta/numpy_seed"]))
-    for number in range(18):
-        sample = data.sample(options, "train", number % 6, rng)
-        compared += check_sample(f"data/train/{number}", sample, pictured)
-    assert rng.random() == float(golden("data")["data/train/next_random"])
-    for name, argv in (
-        ("merge", ["--class_merging"]),
-        ("center2d", ["--use_3d_center", "false"]),
-        ("dontcare", ["--use_dontcare"]),
-    ):
-        options = parse_options(["--data_path", str(root), *argv])
-        for n in range(6):
-            compared += check_sample(f"data/{name}/{n}", data.sample(options, "val", n), pictured)
-    assert compared > 100
 
 
 # -- decoding and evaluation --
