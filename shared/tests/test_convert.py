@@ -1,9 +1,6 @@
 """Conversion, layer type by layer type: against torch's own layers, bit for bit both ways, and what is refused."""
 
 import hashlib
-import subprocess
-import sys
-import warnings
 
 import numpy as np
 import paddle
@@ -13,27 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle import nn
 
-from shared import InputError
-from shared.convert import ConversionError, convert_file, describe, fill, load_official, plan
-from shared.weights import read_pdparams, read_torch, read_weights, save_checkpoint, write_pdparams, write_torch
+from shared.convert import ConversionError, plan
+from shared.tests.layers import equal_bits, normal, random_state, small_networks
 
 SIZE = st.integers(1, 5)
 WIDTH = st.integers(1, 4)
 modest = settings(max_examples=15, deadline=None)
-
-
-def random_state(layer: torch.nn.Module, seed: int) -> dict:
-    """Numbers in the form of a torch layer's state dict; variances positive, counters as a trained network has them."""
-    rng = np.random.default_rng(seed)
-    state = {}
-    for name, tensor in layer.state_dict().items():
-        if tensor.dtype == torch.int64:
-            state[name] = np.array(rng.integers(1, 1000))
-        else:
-            state[name] = rng.standard_normal(tuple(tensor.shape)).astype(np.float32)
-            if name.endswith("running_var"):
-                state[name] = np.abs(state[name]) + np.float32(0.1)
-    return state
 
 
 def random_bits(state: dict, seed: int) -> dict:
@@ -43,13 +25,6 @@ def random_bits(state: dict, seed: int) -> dict:
     return {
         k: v if v.ndim == 0 else np.where(rng.random(v.shape) < 0.2, v.dtype.type(-0.0), v) for k, v in bits.items()
     }
-
-
-def equal_bits(a: dict, b: dict) -> bool:
-    form = [(name, array.dtype, array.shape) for name, array in a.items()]
-    return form == [(name, array.dtype, array.shape) for name, array in b.items()] and all(
-        a[name].tobytes() == b[name].tobytes() for name in a
-    )
 
 
 def round_trip(torch_layer, paddle_layer, seed: int = 0, **rules) -> dict:
@@ -76,10 +51,6 @@ def same_output(torch_layer, paddle_layer, *inputs, seed: int = 0) -> None:
         expected = torch_layer(*map(torch.from_numpy, inputs))
     got = paddle_layer(*map(paddle.to_tensor, inputs))
     np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
-
-
-def normal(*shape) -> np.ndarray:
-    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
 
 
 @modest
@@ -179,11 +150,6 @@ def test_user_layers_are_bare_and_subclasses_are_their_base():
 def test_a_layer_type_without_a_rule_is_an_error(layer):
     with pytest.raises(ConversionError, match=rf"^1\..*no rule.*{type(layer).__name__}"):
         plan(nn.Sequential(nn.ReLU(), layer))
-
-
-def small_networks():
-    theirs = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 6))
-    return theirs, nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1D(6), nn.Linear(6, 6))
 
 
 def test_rename_and_ignore():
@@ -333,100 +299,3 @@ def test_gradients_in_torchs_layout():
         plan(ours).gradients_to_torch({f"b.{n}_proj.weight": gradients[f"b.{n}_proj.weight"] for n in "qk"})
     with pytest.raises(ConversionError, match="nowhere"):
         plan(ours).gradients_to_torch({"nowhere": normal(1)})
-
-
-def test_files_both_ways_and_refusals(tmp_path):
-    theirs, ours = small_networks()
-    state = random_state(theirs, 3)
-    source, middle, back = (tmp_path / name for name in ("a.pth", "b.pdparams", "c.pth"))
-    write_torch(source, state)
-    assert convert_file(source, middle, ours).ok
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # paddle only warns of keys that do not fit
-        assert ours.set_state_dict(paddle.load(str(middle))) == ([], [])
-    assert convert_file(middle, back, ours).ok and equal_bits(read_torch(back).tensors, state)
-    theirs.load_state_dict(torch.load(back, weights_only=True))
-    folder = save_checkpoint(tmp_path, "latest", {"model.pdparams": read_pdparams(middle).tensors}, {"step": 1})
-    assert convert_file(folder, back, ours).ok and list(read_torch(back).tensors) == list(state)
-    wrong = nn.Sequential(nn.Linear(4, 7))
-    before = back.read_bytes()
-    for bad in ((source, back), (middle, tmp_path / "d.pdparams"), (source, tmp_path / "d.npz"), (folder, middle)):
-        with pytest.raises(InputError, match="nothing to convert|end its name"):
-            convert_file(*bad, ours)
-    for bad in ((source, tmp_path / "e.pdparams"), (middle, back)):
-        with pytest.raises(ConversionError, match=f"^{bad[0]}: "):
-            convert_file(*bad, wrong)
-    assert back.read_bytes() == before and not (tmp_path / "e.pdparams").exists()
-
-
-def test_load_official(tmp_path):
-    theirs, ours = small_networks()
-    state = random_state(theirs, 4)
-    write_torch(tmp_path / "a.pth", state)
-    x = normal(3, 4)
-    theirs.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
-    expected = theirs.eval()(torch.from_numpy(x)).detach().numpy()
-    assert load_official(ours, tmp_path / "a.pth").ok
-    ours.eval()
-    np.testing.assert_allclose(ours(paddle.to_tensor(x)).numpy(), expected, rtol=1e-4, atol=1e-5)
-    write_pdparams(tmp_path / "b.pdparams", ours.state_dict())
-    double = small_networks()[1].to(dtype="float64")
-    for name in ("a.pth", "b.pdparams"):
-        report = load_official(double, tmp_path / name)
-        assert len(report.widened) == 8
-        double.eval()
-        got = double(paddle.to_tensor(x.astype(np.float64)))
-        assert got.dtype == paddle.float64
-        np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4, atol=1e-5)
-    untouched = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1D(6), nn.Linear(6, 5))
-    before = untouched[0].weight.numpy()
-    with pytest.raises(ConversionError, match=r"2\.weight"):
-        load_official(untouched, tmp_path / "a.pth")
-    assert np.array_equal(untouched[0].weight.numpy(), before)
-
-
-def test_command_line(tmp_path):
-    write_torch(tmp_path / "a.pth", {"layer.weight": normal(2, 3), "count": np.array(4)})
-    text = describe(tmp_path / "a.pth")
-    assert "layer.weight  [2, 3]  float32" in text and "2 tensors, 7 numbers" in text
-    (tmp_path / "paper").mkdir()
-    script = "import sys; print(sys.argv[1:]); sys.exit(5)"
-    (tmp_path / "paper" / "convert.py").write_text(script)
-
-    def call(*arguments):
-        command = [sys.executable, "-m", "shared.convert", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = call(tmp_path / "a.pth", "b.pdparams", "--paper", tmp_path / "paper", "--model", "small", "--width=2")
-    assert done.returncode == 5 and done.stdout.endswith("'b.pdparams', '--model', 'small', '--width=2']\n")
-    assert call("--help").returncode == 0 and call(tmp_path / "a.pth").stdout == text + "\n"
-    for bad in (
-        (tmp_path / "none.pth",),
-        (tmp_path / "a.pth", "b.pdparams"),
-        (tmp_path / "a.pth", "b", "--paper", "x"),
-    ):
-        done = call(*bad)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert call(tmp_path / "a.pth", "--model", "small").returncode == 2
-    assert read_weights(tmp_path / "a.pth").tensors["count"] == 4
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pdparams"])
-def test_tensors_that_a_file_lacks_can_be_kept(tmp_path, suffix):
-    torch_net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    torch_net[1].num_batches_tracked += 5
-    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1D(3))
-    own = net[0].bias.numpy().copy() + 1
-    net[0].bias.set_value(own)
-    path = tmp_path / f"a{suffix}"
-    torch.save(torch_net.state_dict(), tmp_path / "a.pth")
-    if suffix == ".pdparams":
-        convert_file(tmp_path / "a.pth", path, net)
-    file = read_weights(path)
-    bias = next(name for name in file.tensors if name.endswith("0.bias"))
-    del file.tensors[bias]
-    with pytest.raises(ConversionError, match="missing"):
-        fill(net, file)
-    fill(net, file, keeps=lambda name: name == "0.bias")
-    np.testing.assert_array_equal(net[0].bias.numpy(), own)
-    np.testing.assert_array_equal(net[0].weight.numpy(), torch_net[0].weight.detach().numpy().T)
