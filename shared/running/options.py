@@ -183,7 +183,7 @@ def _checked_value(action: argparse.Action, name: str, options: Mapping[str, Any
         if action.nargs == 0:
             right = isinstance(value, bool)
         elif several:
-            right = isinstance(value, list) and action.nargs in ("+", "*", len(value))
+            right = isinstance(value, list) and action.nargs in ("+" if value else "*", "*", len(value))
             right = right and all(_is_fit(action, item) for item in value)
         else:
             right = _is_fit(action, value)

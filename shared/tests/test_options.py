@@ -139,7 +139,7 @@ def test_states_that_remember_nothing(tmp_path, text):
     + [{name: value} for name in ("head", "norm") for value in (1, 0, "yes", None, [])]
     + [{"sizes": value} for value in ([3], [3, 4, 5], [3, -4], [3, "4"], 3, [[3], 4], None)]
     + [{"name": value} for value in (3, ["a"], None)]
-    + [{"rates": value} for value in (0.5, ["x"], [None])],
+    + [{"rates": value} for value in (0.5, ["x"], [None], [])],
 )
 def test_values_that_the_command_line_would_refuse(tmp_path, change):
     [name] = change
