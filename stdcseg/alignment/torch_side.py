@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,15 +34,6 @@ _TWIN = SimpleNamespace(
     parameter_groups=training.parameter_groups,
     set_learning_rate=training.set_learning_rate,
 )
-
-
-class Training(NamedTuple):
-    """What a training step changes, and the function that sets its learning rates."""
-
-    model: torch.nn.Module
-    criterion: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    code: SimpleNamespace
 
 
 class TorchSide:
@@ -133,17 +123,18 @@ class TorchSide:
         """The official code has its own schedule and groups only."""
         return _TWIN if options.lr_scheduler != "warmup_poly" or options.train_backbone_norms else self.code
 
-    def training(self, model, options, dtype: str) -> Training:
+    def training(self, model, options, dtype: str) -> SimpleNamespace:
         code = self._code_for(options)
         criterion = code.build_criterion(options)
-        return Training(model.train(), criterion, code.build_optimizer(model, criterion, options), code)
+        optimizer = code.build_optimizer(model, criterion, options)
+        return SimpleNamespace(model=model.train(), criterion=criterion, optimizer=optimizer, code=code)
 
     def groups(self, model, criterion, options) -> list[tuple[list[str], float, float]]:
         """(names, factor of the learning rate, weight decay) of each group."""
         groups = self._code_for(options).parameter_groups(model, criterion, options)
         return [(group["names"], group["lr_mul"], group["weight_decay"]) for group in groups]
 
-    def train_step(self, run: Training, images, labels, step: int, options) -> tuple[float, float]:
+    def train_step(self, run: SimpleNamespace, images, labels, step: int, options) -> tuple[float, float]:
         rate = run.code.set_learning_rate(run.optimizer, step, options)
         return training.train_step(run.model, run.criterion, run.optimizer, images, labels), rate
 

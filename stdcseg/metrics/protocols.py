@@ -33,9 +33,6 @@ def _scaled(images: paddle.Tensor, scale: float) -> paddle.Tensor:
     return _resize(images, size)
 
 
-# ---------------------------------------------------------------------------------------- whole images, at one scale
-
-
 def predict_scaled(segment: Segment, images: paddle.Tensor, scale: float, size: Size) -> np.ndarray:
     """The most likely class of each pixel, int64 [N, *size]: the argmax of the logits at `size`, the first of equals.
 
@@ -61,9 +58,6 @@ def scaled_probabilities(
     if flip:
         total += F.softmax(_resize(segment(images.flip(3)), size), axis=1).flip(3)
     return total
-
-
-# ------------------------------------------------------------------------------------------------------ sliding windows
 
 
 def eval_chip(segment: Segment, chip: paddle.Tensor, flip: bool = False) -> paddle.Tensor:
@@ -107,9 +101,6 @@ def scale_crop_eval(
 ) -> paddle.Tensor:
     """`crop_eval` of the images at `scale`, resized to the size of the images: [N, K, H, W]."""
     return _resize(crop_eval(segment, _scaled(images, scale), crop, flip), images.shape[2:])
-
-
-# ------------------------------------------------------------------------------------------------------ protocols
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def _load(directory: Path) -> SimpleNamespace:
             classifiers={name: _classifier_class(getattr(network, name)) for name in ("STDCNet813", "STDCNet1446")},
             ohem=losses.OhemCELoss,
             detail=modules["loss.detail_loss"].DetailAggregateLoss,
-            optimizer=_optimizer_class(modules["optimizer_loss"].Optimizer),
+            optimizer=modules["optimizer_loss"].Optimizer,
         )
     except (ImportError, AttributeError, SyntaxError) as error:
         raise InputError(f"--reference {directory}: not the expected code ({error}); {_WHERE}") from error
@@ -122,17 +122,6 @@ def _classifier_class(official: type) -> type:
             return self.forward_impl(images)
 
     return OfficialClassifier
-
-
-def _optimizer_class(official: type) -> type:
-    class OfficialOptimizer(official):
-        """The official optimiser with the attribute of torch's own. `step` sets the rates of the groups."""
-
-        @property
-        def param_groups(self):
-            return self.optim.param_groups
-
-    return OfficialOptimizer
 
 
 def _build_network(classes: SimpleNamespace, options: argparse.Namespace) -> nn.Module:
@@ -171,7 +160,7 @@ class OfficialCriterion(ReferenceCriterion):
 
 
 def _build_optimizer(classes: SimpleNamespace, network, criterion: OfficialCriterion, options: argparse.Namespace):
-    """The official optimiser over the official groups and schedule: `zero_grad`, `step`, `param_groups`."""
+    """The official optimiser over the official groups and schedule: `zero_grad`, `step`."""
     names = ("lr", "momentum", "weight_decay", "warmup_steps", "warmup_start_lr", "max_iter", "power")
     return classes.optimizer(network, criterion.boundaries, *(getattr(options, name) for name in names))
 
@@ -186,7 +175,7 @@ def _parameter_groups(classes, network, criterion: OfficialCriterion, options: a
             "weight_decay": group["weight_decay"],
             "lr_mul": 10 if group.get("lr_mul") else 1,
         }
-        for group in _build_optimizer(classes, network, criterion, options).param_groups
+        for group in _build_optimizer(classes, network, criterion, options).optim.param_groups
     ]
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from shared import set_up
+
+set_up()
 TESTS = Path(__file__).resolve().parent
 pytest.register_assert_rewrite("shared.tests")  # its suites
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]

@@ -70,6 +70,10 @@ def segmentation(side, folder: str, variant: str, dtype: str, boundaries=(), *ar
     return filled(side, "segmentation", options, formula_weights(folder, variant), dtype)
 
 
+def classifier(side, folder: str, variant: str, dtype: str):
+    return filled(side, "classifier", options_of(variant), formula_weights(folder, variant, classifier=True), dtype)
+
+
 def everything(side, model, images: np.ndarray) -> dict[str, np.ndarray]:
     """Outputs and intermediate results of a network in eval mode."""
     model.eval()
@@ -121,26 +125,24 @@ def test_initialisation(variant, side):
 @per_dtype
 @per_classifier
 def test_classifier(folder, variant, dtype, suffix, side):
-    file, weights = golden(folder, "backbone"), formula_weights(folder, variant, classifier=True)
-    model = filled(side, "classifier", options_of(variant), weights, dtype)
+    file, model = golden(folder, "backbone"), classifier(side, folder, variant, dtype)
     model.eval()
-    keys = under(file, f"output{suffix}/{variant}/eval")
-    assert keys
-    for case in {key.split("/")[0] for key in keys}:
+    stored = under(file, f"output{suffix}/{variant}/eval")
+    assert stored
+    for case in {key.split("/")[0] for key in stored}:
         images = side.tensor(formula_images(file, f"eval{case}", dtype))
         with side.no_grad():
             outputs = {"logits": model(images)} | side.features(model, images)
-        for name, value in outputs.items():
+        for name in under(file, f"output{suffix}/{variant}/eval{case}/"):
             key = f"{variant}/eval{case}/{name}"
-            check_output(file, suffix, key, as_numpy(value), 1e-9 if suffix else 1e-5)
+            check_output(file, suffix, key, as_numpy(outputs[name]), 1e-9 if suffix else 1e-5)
 
 
 @per_side
 @per_dtype
 @per_classifier
 def test_classifier_training_pass(folder, variant, dtype, suffix, side):
-    file, weights = golden(folder, "backbone"), formula_weights(folder, variant, classifier=True)
-    model = filled(side, "classifier", options_of(variant), weights, dtype)
+    file, model = golden(folder, "backbone"), classifier(side, folder, variant, dtype)
     model.train()
     logits = model(side.tensor(formula_images(file, "train", dtype)))
     twin = side is SIDES["twin"]
