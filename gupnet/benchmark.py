@@ -115,20 +115,14 @@ def _torch_step(batch: int, options: argparse.Namespace) -> Callable:
     from deploy import simulated_inputs
     from reference.losses import build_criterion
     from reference.network import build_reference
-    from reference.training import build_optimizer
+    from reference.training import build_optimizer, train_step
 
     torch.manual_seed(0)
     model, criterion = build_reference(options), build_criterion(options)
     optimizer = build_optimizer(model, options)
-    inputs = [torch.from_numpy(array) for array in simulated_inputs(batch, options.input_size).values()]
-    targets = {name: torch.from_numpy(array) for name, array in _targets(batch, options).items()}
-
-    def step():
-        optimizer.zero_grad()
-        criterion(model(*inputs, targets), targets)["loss"].backward()
-        optimizer.step()
-
-    return step
+    inputs = {k: torch.from_numpy(array) for k, array in simulated_inputs(batch, options.input_size).items()}
+    inputs["targets"] = {name: torch.from_numpy(array) for name, array in _targets(batch, options).items()}
+    return lambda: train_step(model, criterion, optimizer, inputs)
 
 
 def _paddle_step(batch: int, options: argparse.Namespace) -> Callable:

@@ -147,14 +147,8 @@ class _Training:
         training.set_learning_rate(self.optimizer, epoch, self.options)
 
     def step(self, inputs, weights):
-        inputs = _tensors(inputs)
-        with torch.set_grad_enabled(weights is not None):
-            terms = self.criterion(self.model.train()(**inputs), inputs["targets"], weights)
-        if weights is not None:
-            self.optimizer.zero_grad()
-            terms["loss"].backward()
-            self.optimizer.step()
-        return {term: value.item() for term, value in terms.items()}
+        parts = self.model.train(), self.criterion, self.optimizer
+        return training.train_step(*parts, _tensors(inputs), weights, update=weights is not None)
 
 
 class TorchSide(records.Side):

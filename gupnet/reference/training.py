@@ -38,6 +38,17 @@ def build_optimizer(model: nn.Module, options: argparse.Namespace) -> torch.opti
     return torch.optim.Adam(groups, lr=options.lr)
 
 
+def train_step(model, criterion, optimizer, inputs: Mapping, weights=None, update: bool = True) -> dict[str, float]:
+    """An update, unless `update` is False, by the network's keyword arguments `inputs`. Returns the losses."""
+    with torch.set_grad_enabled(update):
+        terms = criterion(model(**inputs), inputs["targets"], weights)
+    if update:
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+    return {term: value.item() for term, value in terms.items()}
+
+
 def learning_rate(epoch: int, options: argparse.Namespace) -> float:
     """The learning rate of `epoch`, from 0: cosine warm-up, then drops counted from its end or from the first epoch."""
     if options.warmup and epoch < WARMUP_EPOCHS:

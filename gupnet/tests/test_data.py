@@ -156,18 +156,14 @@ def test_golden_samples(read):
     assert rng.random() == golden("data")["data/train/next_random"]
 
 
-VARIANTS = {
-    "merge": ["--class_merging", "true"],
-    "center2d": ["--use_3d_center", "false"],
-    "dontcare": ["--use_dontcare", "true"],
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_golden_variants(read, variant):
+@pytest.mark.parametrize(
+    "variant, words",
+    [("merge", "--class_merging true"), ("center2d", "--use_3d_center false"), ("dontcare", "--use_dontcare true")],
+)
+def test_golden_variants(read, variant, words):
     names = ("heatmap", "indices", "offset_2d", "offset_3d", "mask_2d")
     for k in range(6):
-        check_sample(read(VARIANTS[variant], "val", k, None), f"data/{variant}/{k}", names)
+        check_sample(read(words.split(), "val", k, None), f"data/{variant}/{k}", names)
 
 
 if DATA:  # the real frames; the other figures of this part are the network's

@@ -104,6 +104,10 @@ def test_script_writes_what_agrees_and_nothing_else(weights, exported, tmp_path,
     assert "nothing was written" in capsys.readouterr().out and not (tmp_path / "none").exists()
 
 
+def words_of(weights: str, mini: Path) -> list[str]:
+    return ["--weights", weights, "--data_path", str(mini), "--input_size", *map(str, SIZE), "--num_workers", "0"]
+
+
 def result_numbers(folder: Path) -> dict[str, np.ndarray]:
     texts = {path.name: path.read_text().split() for path in sorted(folder.iterdir())}
     return {name: np.array([float(word) for word in text if not word.isalpha()]) for name, text in texts.items()}
@@ -111,14 +115,13 @@ def result_numbers(folder: Path) -> dict[str, np.ndarray]:
 
 def test_both_engines_score_a_split(weights, mini, tmp_path):
     """The same result files to a cent, whatever stood there before; the metrics are those of the files."""
-    words = ["--weights", weights, "--data_path", str(mini), "--input_size", *map(str, SIZE), "--num_workers", "0"]
     found = {}
     for engine in ("dygraph", "inference"):
         folder = tmp_path / engine
         (folder / "data").mkdir(parents=True)
         (folder / "data" / "999999.txt").write_text("a frame of an earlier run\n")
         options = ["--threshold", "0.05", "--batch_size", "2", "--engine", engine, "--output_dir", str(folder)]
-        evaluate.main([*words, *options, "--output", str(folder / "metrics.json")])
+        evaluate.main([*words_of(weights, mini), *options, "--output", str(folder / "metrics.json")])
         found[engine] = result_numbers(folder / "data")
         official = evaluate_folders(mini / "training" / "label_2", folder)
         assert json.loads((folder / "metrics.json").read_text()) == official and official
@@ -129,8 +132,7 @@ def test_both_engines_score_a_split(weights, mini, tmp_path):
 
 
 def test_the_split_test_is_predicted_only(weights, mini, tmp_path, capsys):
-    words = ["--weights", weights, "--data_path", str(mini), "--input_size", *map(str, SIZE), "--num_workers", "0"]
-    words += ["--eval_split", "test", "--output_dir", str(tmp_path)]
+    words = [*words_of(weights, mini), "--eval_split", "test", "--output_dir", str(tmp_path)]
     evaluate.main(words)
     assert "nothing is scored" in capsys.readouterr().out
     assert len(list((tmp_path / "data").iterdir())) == 2

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import paddle
 import pytest
+import torch
 from paddle.vision.ops import roi_align
 
 import golden_files
@@ -19,6 +20,8 @@ from models.dla_up import bilinear_kernel, upsampling
 from networks import SUFFIX, batch_of, gradients, network, official_state, run, run_recorded
 from optimizers import EpochSchedule, build_optimizer
 from options import parse_options
+from reference import evaluation, roi
+from reference import losses as twin_losses
 from reference import training as twin_training
 from reference.network import build_reference
 
@@ -70,21 +73,18 @@ def check_outputs(outputs: dict, dtype: str, mode: str, what: str) -> None:
 
 
 def test_outputs_in_test_mode(tested, dtype):
+    """And those of the mode "val", which are the same."""
     check_outputs(tested[0], dtype, "test", "test")
-
-
-def test_outputs_in_training_mode(trained, dtype):
-    check_outputs(trained[2], dtype, "train", "train")
-
-
-def test_val_mode_is_test_mode(tested, dtype):
     if dtype == "float32":
         model = network("model", dtype)
         model.eval()
         with paddle.no_grad():
             outputs = run(model, batch_of("model", dtype), "val")
-        for name, value in tested[0].items():
-            np.testing.assert_array_equal(outputs[name].numpy(), value.numpy())
+        assert all((outputs[name] == value).all() for name, value in tested[0].items())
+
+
+def test_outputs_in_training_mode(trained, dtype):
+    check_outputs(trained[2], dtype, "train", "train")
 
 
 @pytest.mark.parametrize("mode", ["test", "train"])
@@ -272,6 +272,13 @@ def test_decoder(dtype, threshold):
     for frame in given["img_id"].tolist():
         near(found[frame], expected[f"decoded_{threshold}/{frame}"], limit)
         check_lines(result_lines(found[frame]), expected[f"lines_{threshold}/{frame}"])
+    twins = evaluation.extract({name: torch.from_numpy(value.numpy()) for name, value in outputs.items()})
+    near(twins, expected["dets"], limit)
+    for k, frame in enumerate(given["img_id"].tolist()):
+        given_frame = twins[k].numpy(), given["bbox_downsample_ratio"][k], given[f"P2/{k}"]
+        decoded = evaluation.decode(*given_frame, float(threshold))
+        near(decoded, expected[f"decoded_{threshold}/{frame}"], limit)
+        check_lines(evaluation.lines(decoded), expected[f"lines_{threshold}/{frame}"])
 
 
 OUTPUTS = ("heatmap", "size_2d", "offset_2d", "heading", "depth", "size_3d", "offset_3d")
@@ -293,8 +300,9 @@ def test_peak_search(dtype):
 # ----------------------------------------------------------------------------------------------------------- units
 
 
-def unit(name: str, dtype: str) -> paddle.Tensor:
-    return paddle.to_tensor(golden("units")[f"input/{name}"].astype(dtype))
+def unit(name: str, dtype: str, to_tensor=paddle.to_tensor):
+    """An input of the figures "units", for the twin with torch.from_numpy."""
+    return to_tensor(golden("units")[f"input/{name}"].astype(dtype))
 
 
 def check_unit(value, name: str, dtype: str) -> None:
@@ -307,18 +315,23 @@ def test_focal_loss(dtype, target):
     y = unit(target, dtype)
     total = functions.focal(unit("focal_prob", dtype), y)
     check_unit(total / max(int((y == 1).sum()), 1), target.replace("_target", ""), dtype)
+    twins = twin_losses.focal(*(unit(name, dtype, torch.from_numpy) for name in ("focal_prob", target)))
+    check_unit(twins, target.replace("_target", ""), dtype)
 
 
 def test_laplace_loss(dtype):
     values = [unit(f"laplace_{name}", dtype)[:, 0] for name in ("pred", "target", "logvar")]
     check_unit(functions.laplace(*values).mean(), "laplace", dtype)
+    check_unit(twin_losses.laplace(*(torch.from_numpy(value.numpy()) for value in values)), "laplace", dtype)
 
 
 def test_heading_loss(dtype):
     slots = np.nonzero(golden("units")["input/heading_mask"])
     bins = paddle.to_tensor(golden("units")["input/heading_bin"][slots][:, 0])
     residuals = paddle.to_tensor(golden("units")["input/heading_res"][slots][:, 0].astype(dtype))
-    check_unit(functions.heading(unit("heading_pred", dtype), bins, residuals).mean(), "heading_loss", dtype)
+    given = unit("heading_pred", dtype), bins, residuals
+    check_unit(functions.heading(*given).mean(), "heading_loss", dtype)
+    check_unit(twin_losses.heading_terms(*(torch.from_numpy(value.numpy()) for value in given)), "heading_loss", dtype)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
@@ -334,7 +347,10 @@ def test_roi_align(dtype):
     counts = paddle.to_tensor(np.bincount(boxes[:, 0].astype(int), minlength=2), "int32")
     maps, corners = unit("roi_maps", dtype), paddle.to_tensor(boxes[:, 1:].astype(dtype))
     found = roi_align(maps, corners, counts, 7, 1.0, -1, aligned=False)
-    near(found.numpy(), golden("units")[f"output{SUFFIX[dtype]}/roi_align"], 1e-4 if dtype == "float32" else 1e-10)
+    twins = roi.roi_align(unit("roi_maps", dtype, torch.from_numpy), unit("rois", dtype, torch.from_numpy))
+    for own in (found, twins):
+        expected = golden("units")[f"output{SUFFIX[dtype]}/roi_align"]
+        near(own.numpy(), expected, 1e-4 if dtype == "float32" else 1e-10)
 
 
 # ---------------------------------------------------------------------------------- real frames, at the full size

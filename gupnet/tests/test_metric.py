@@ -49,9 +49,10 @@ def write_sets(folder: Path, labels: dict[str, str], results: dict[str, str]) ->
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_figures(name):
+    """Of this evaluator, and of the twin's."""
     official, folder = OFFICIAL[name], FOLDER / "gupnet_eval" / name
     labels, results, frames = read_folders(folder / "label_2", folder)
-    curves = precision_curves(labels, results)
+    curves, twin = precision_curves(labels, results), evaluation.evaluate(folder / "label_2", folder / "data")
     figures = average_precisions(curves)
     assert frames == official["frames"]
     wanted = set()
@@ -59,11 +60,13 @@ def test_official_figures(name):
         kind, _, metric = official_name.partition("_")
         kind, metric = kind.title(), METRIC_OF[metric]
         wanted.add((kind, metric))
-        for number in ("AP11", "AP40"):
+        for number, twins in (("AP11", evaluation.ap11), ("AP40", evaluation.ap40)):
             near(figures[kind][metric][number], official[number.lower()][official_name], 1e-5, official_name)
+            assert twins(twin[kind, metric]).tolist() == official[number.lower()][official_name]
         expected = [official["curves"][official_name][level] for level in DIFFICULTIES]
-        near(curves[kind][metric], expected, 1e-6, official_name)
-    assert wanted == {(kind, metric) for kind in figures for metric in figures[kind]}
+        for own in (curves[kind][metric], twin[kind, metric]):
+            near(own, expected, 1e-6, official_name)
+    assert wanted == set(twin) == {(kind, metric) for kind in figures for metric in figures[kind]}
 
 
 @pytest.mark.parametrize("chunk", [1 << 17, 50])

@@ -105,6 +105,20 @@ def test_inputs_are_left_as_they_are_and_any_size_fits():
         model(images, ranges, calibs, mode="eval")
 
 
+@pytest.mark.parametrize("dtype, default", [("float64", "float32"), ("float32", "float64")])
+def test_the_dtype_is_the_networks_not_the_default(dtype, default):
+    model, batch = build_model(), batch_of("model", dtype)
+    model.to(dtype=dtype)
+    paddle.set_default_dtype(default)
+    try:
+        outputs = run(model, batch, "train") | {f"test_{k}": v for k, v in run(model, batch, "test").items()}
+        terms = build_criterion()(outputs, batch.targets)
+    finally:
+        paddle.set_default_dtype("float32")
+    floats = [value.dtype for value in (outputs | terms).values() if value.is_floating_point()]
+    assert set(floats) == {getattr(paddle, dtype)} and len(floats) > 20
+
+
 def test_no_gradient_through_the_pooled_box_but_through_the_rest():
     """A box's size reaches the depth through its height and the coordinate maps, though RoIAlign passes nothing."""
     batch, model = batch_of("model", "float32"), build_model()
@@ -129,8 +143,9 @@ def test_a_weight_scales_its_term():
     batch, model = batch_of("model", "float64"), build_model()
     model.to(dtype="float64")
     outputs, criterion = run(model, batch, "train"), build_criterion()
-    terms = criterion(outputs, batch.targets, {"depth_loss": 0.25, "heading_loss": 0.0})
-    wanted = sum(float(terms[term]) * {"depth_loss": 0.25, "heading_loss": 0.0}.get(term, 1) for term in TERMS)
+    weights = {"depth_loss": 0.25, "heading_loss": 0.0}
+    terms = criterion(outputs, batch.targets, weights)
+    wanted = sum(float(terms[term]) * weights.get(term, 1) for term in TERMS)
     assert float(terms["loss"]) == pytest.approx(wanted, rel=1e-12)
 
 

@@ -3,7 +3,6 @@
 `suffix` is "" for the official code's float32 run and "64" for its float64 run.
 """
 
-import json
 from functools import cache, partial
 
 import numpy as np
@@ -12,11 +11,9 @@ import torch
 
 from shared import InputError
 
-import golden_files
 from golden_files import (
     SHAPES,
     below,
-    check_lines,
     check_parts,
     close,
     formula_weights,
@@ -177,25 +174,14 @@ def test_one_object_and_none(dtype, suffix):
     assert {term for term in TERMS if terms[term].isnan()} == set(golden("model")["meta/none_nan_terms"].tolist())
 
 
-def steps(model, given, recipe, count: int) -> list[dict[str, float]]:
-    criterion, optimizer = losses.build_criterion(recipe), training.build_optimizer(model, recipe)
-    found = []
-    for _ in range(count):
-        terms = criterion(model(**given), given["targets"])
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        optimizer.step()
-        found.append({term: float(value.detach()) for term, value in terms.items()})
-    return found
-
-
 @pytest.mark.parametrize("run", ["train", "train_peak"])
 def test_five_steps(run):
     """In float64: in float32 rounding decides the signs that Adam's first step consists of (NOTES 9.3)."""
     model, figures = twin("float64").train(), golden("model")
     recipe = parse_options(["--lr", repr(float(figures[f"{run}64/lr"]))])
     count = 5 if run == "train" else 2
-    found = steps(model, inputs("float64"), recipe, count)
+    parts = model, losses.build_criterion(recipe), training.build_optimizer(model, recipe)
+    found = [training.train_step(*parts, inputs("float64")) for _ in range(count)]
     for term in ("loss", *TERMS):
         close([terms[term] for terms in found], figures[f"{run}64/{term}"][:count], 1e-9, term)
     if run == "train":
@@ -210,7 +196,7 @@ def test_first_epochs_of_the_official_trainer():
     """The pass before the first epoch, then two epochs of two batches, in float64."""
     figures, options = golden("trainer"), parse_options([])
     model = twin("float64").train()
-    criterion, optimizer = losses.build_criterion(options), training.build_optimizer(model, options)
+    parts = model, losses.build_criterion(options), training.build_optimizer(model, options)
     tasks = training.HierarchicalTaskLearning()
     batches = [inputs("float64", "trainer", f"image{number}", f"input/{number}/") for number in (0, 1)]
     means = []
@@ -219,17 +205,10 @@ def test_first_epochs_of_the_official_trainer():
         if epoch >= 0:
             weights = tasks.compute_weight(dict(zip(TERMS, means[-1], strict=True)), epoch)
             close([weights[term] for term in TERMS], figures["train64/weight"][epoch], 1e-9, "weights")
-            rate = training.set_learning_rate(optimizer, epoch, options)
+            rate = training.set_learning_rate(parts[-1], epoch, options)
             close([rate, rate], figures["train64/lr"][epoch], 1e-12, "rate")
-        values = []
-        for given in batches:
-            with torch.set_grad_enabled(epoch >= 0):
-                terms = criterion(model(**given), given["targets"], weights)
-            if epoch >= 0:
-                optimizer.zero_grad()
-                terms["loss"].backward()
-                optimizer.step()
-            values.append([float(terms[term].detach()) for term in TERMS])
+        found = [training.train_step(*parts, given, weights, update=epoch >= 0) for given in batches]
+        values = [[terms[term] for term in TERMS] for terms in found]
         means.append(np.mean(values, 0))
         close(means[-1], figures["train64/loss"][epoch + 1], 1e-8, f"losses before epoch {epoch + 1}")
     assert figures["meta/terms"].tolist() == list(TERMS)
@@ -238,64 +217,12 @@ def test_first_epochs_of_the_official_trainer():
 # -- pieces --
 
 
-@per_dtype
-def test_pieces(dtype, suffix):
-    units = golden("units")
-    given = tensors(below("units", "input/"), dtype)
-    limit = 1e-12 if suffix else 1e-6
-    probability = given["focal_prob"]
-    close(losses.focal(probability, given["focal_target"]), units[f"output{suffix}/focal"], limit, "focal")
-    empty = losses.focal(probability, given["focal_target_empty"])
-    close(empty, units[f"output{suffix}/focal_empty"], limit, "focal without positives")
-    laplace = losses.laplace(given["laplace_pred"], given["laplace_target"], given["laplace_logvar"])
-    close(laplace, units[f"output{suffix}/laplace"], limit, "laplace")
-    mask = given["heading_mask"].bool()
-    bins, residuals = given["heading_bin"][mask][:, 0], given["heading_res"][mask][:, 0]
-    heading = losses.heading_terms(given["heading_pred"], bins, residuals)
-    close(heading, units[f"output{suffix}/heading_loss"], limit, "heading")
-    aligned = roi.roi_align(given["roi_maps"], given["rois"])
-    close(aligned, units[f"output{suffix}/roi_align"], 1e-10 if suffix else 1e-4, "RoIAlign")
-
-
 def test_roi_align_gives_no_gradient_to_boxes():
     maps, boxes = golden("units")["input/roi_maps"], golden("units")["input/rois"]
     maps, boxes = torch.from_numpy(maps).requires_grad_(), torch.from_numpy(boxes).requires_grad_()
     roi.roi_align(maps, boxes).sum().backward()
     assert boxes.grad is None
     assert maps.grad.any()
-
-
-# -- decoding and evaluation --
-
-
-@per_dtype
-def test_decoding(dtype, suffix):
-    file = golden("post")
-    outputs = tensors(below("post", "input/"), dtype)
-    rows = evaluation.extract(outputs)
-    near(rows, file[f"post{suffix}/dets"], 1e-9 if suffix else 1e-4, "rows")
-    ratios = file["input/bbox_downsample_ratio"]
-    for picture, number in enumerate(file["input/img_id"]):
-        for threshold in ("0.2", "0"):
-            given = rows[picture].numpy(), ratios[picture], file[f"input/P2/{picture}"], float(threshold)
-            decoded = evaluation.decode(*given)
-            near(decoded, file[f"post{suffix}/decoded_{threshold}/{number}"], 1e-9 if suffix else 1e-4, "decoded")
-            check_lines(evaluation.lines(decoded), file[f"post{suffix}/lines_{threshold}/{number}"])
-
-
-@pytest.mark.parametrize("name", ["small", "noalpha", "leftcut", "corner", "main"])
-def test_evaluation(name):
-    folder = golden_files.FOLDER / "gupnet_eval"
-    official_figures = json.loads((folder / "expected.json").read_text())["sets"][name]
-    found = evaluation.evaluate(folder / name / "label_2", folder / name / "data")
-    metrics = {"2d": "detection", "aos": "orientation", "bev": "detection_ground", "3d": "detection_3d"}
-    found = {f"{kind.lower()}_{metrics[metric]}": curves for (kind, metric), curves in found.items()}
-    assert set(found) == set(official_figures["ap40"])
-    for key, curves in found.items():
-        assert evaluation.ap40(curves).tolist() == official_figures["ap40"][key]
-        assert evaluation.ap11(curves).tolist() == official_figures["ap11"][key]
-        for curve, wanted in zip(curves, official_figures.get("curves", {}).get(key, {}).values(), strict=False):
-            near(curve, wanted, 1e-6, key)
 
 
 # -- the official code in the twin's place --

@@ -67,6 +67,9 @@ def refusal(*argv) -> str:
 
 
 def test_every_tensor_comes_back_with_the_same_bits(official, converted, tmp_path):
+    """The counters, which the network does not have, stay with the converted file."""
+    file = read_weights(converted)
+    assert len(file.tensors) == 308 and [int(value) for value in file.torch_only.values()] == [4321] * 55
     convert.main([str(converted), str(tmp_path / "back.pth")])
     same_bits(tmp_path / "back.pth", torch.load(official, weights_only=True)["model_state"])
 
@@ -131,9 +134,3 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(official, tmp_path)
     assert "no such file" in refusal(tmp_path / "absent.pth", tmp_path / "out.pdparams")
     assert "nothing to convert" in refusal(official, tmp_path / "again.pth")
     assert not (tmp_path / "out.pdparams").exists()
-
-
-def test_counters_stay_with_the_converted_file(converted):
-    file = read_weights(converted)
-    assert len(file.tensors) == 308 and len(file.torch_only) == 55
-    assert all(int(value) == 4321 for value in file.torch_only.values())
