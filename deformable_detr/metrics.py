@@ -56,7 +56,6 @@ class CocoMetrics:
     summary: str  # pycocotools' own twelve lines
     images: int
     rows: np.ndarray  # the detections
-    evaluation: COCOeval  # its `eval` holds precision [10, 101, K, 4, 3] and recall [10, K, 4, 3]
 
     def as_json(self) -> dict:
         """The content of metrics.json."""
@@ -96,7 +95,7 @@ def evaluate_detections(coco: COCO, rows: np.ndarray, image_ids: Sequence[int] |
         if (precision > -1).any():
             per_category[names[number]] = float(precision[precision > -1].mean())
     numbers = dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
-    return CocoMetrics(numbers, per_category, summary.getvalue().rstrip(), len(image_ids), rows, evaluation)
+    return CocoMetrics(numbers, per_category, summary.getvalue().rstrip(), len(image_ids), rows)
 
 
 def to_results(rows: np.ndarray) -> list[dict]:

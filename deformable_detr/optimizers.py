@@ -3,8 +3,9 @@
 import argparse
 
 import paddle
-import paddle.distributed as dist
 from paddle.optimizer import lr as schedules
+
+from shared.running.processes import sum_gradients
 
 from models import DeformableDETR
 
@@ -56,19 +57,12 @@ def build_optimizer(
     )
 
 
-@paddle.no_grad()
 def average_gradients(model: DeformableDETR) -> None:
-    """Each gradient becomes its mean over the processes, which have gradients of the same parameters.
+    """Each gradient becomes its mean over the processes.
 
     In place of paddle.DataParallel, which mistakes unused heads for used ones (NOTES 8.9).
     """
-    world = dist.get_world_size()
-    if world == 1:
-        return
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad.scale_(1 / world)
+    sum_gradients(model.parameters(), mean=True)
 
 
 @paddle.no_grad()

@@ -1,15 +1,12 @@
 """What each of the seven stages feeds, records and tolerates."""
 
 import argparse
-from pathlib import Path
 
 from shared.align.curves import Panel
 from shared.align.papers import EQUAL, seven_stages
 from shared.diff import Tolerance
 
 from options import add_network_options
-
-FOLDER = Path(__file__).resolve().parents[1]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -61,4 +58,4 @@ PANELS = (
 
 STAGES = seven_stages(_forward, _loss, _backward, _train, PANELS, metric=Tolerance(1e-6, 1e-6), apart="1e-7")
 
-__all__ = ["FOLDER", "STAGES", "add_options"]
+__all__ = ["STAGES", "add_options"]

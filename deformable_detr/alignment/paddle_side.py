@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,12 +110,9 @@ def structure(context: Context) -> dict:
     return recording.structure(context, describe)
 
 
-def data(context: Context) -> dict:
-    return recording.data(context, SIDE)
-
-
-def forward(context: Context) -> dict:
-    return recording.forward(context, SIDE)
+data = partial(recording.data, side=SIDE)
+forward = partial(recording.forward, side=SIDE)
+loss = partial(recording.loss, side=SIDE)
 
 
 def metric(context: Context) -> dict:
@@ -125,10 +123,6 @@ def metric(context: Context) -> dict:
         return np.array(list(evaluate_detections(read_annotations(file), rows, image_ids).numbers.values()))
 
     return recording.metric(context, SIDE, coco_numbers)
-
-
-def loss(context: Context) -> dict:
-    return recording.loss(context, SIDE)
 
 
 def backward(context: Context) -> dict:

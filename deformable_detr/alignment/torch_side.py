@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,8 +112,7 @@ def structure(context: Context) -> dict:
     return recording.structure(context, describe)
 
 
-def data(context: Context) -> dict:
-    return recording.data(context, TWIN)
+data = partial(recording.data, side=TWIN)
 
 
 def forward(context: Context) -> dict:

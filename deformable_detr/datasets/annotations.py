@@ -55,8 +55,8 @@ def is_crowd(annotation: dict) -> bool:
     return bool(annotation.get("iscrowd", 0))
 
 
-def note_unusable(coco: COCO, path: str | Path) -> int:
-    """Count the boxes without an area inside their image, and report them in one line; returns their number.
+def note_unusable(coco: COCO, path: str | Path) -> None:
+    """Count the boxes without an area inside their image, and report them in one line.
 
     They are left out of the targets (NOTES 2.2), while the evaluation uses the annotation file as it is (NOTES 7.2).
     """
@@ -73,12 +73,9 @@ def note_unusable(coco: COCO, path: str | Path) -> int:
             f"note: {path}: {boxes} outside the picture or without size, left out of training (annotation {some})",
             file=sys.stderr,
         )
-    return len(left_out)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Checks
-# --------------------------------------------------------------------------------------------------------------------
+# -------------------- Checks
 
 
 class _Invalid(Exception):

@@ -39,8 +39,8 @@ def split_paths(root: str | os.PathLike | None, split: str) -> tuple[Path, Path]
 class CocoDetection:
     """The images of an annotation file by ascending id, through `transform(image, target, draws)`.
 
-    `ids` are the images' ids, `coco` is pycocotools' index of the file, `left_out` the number of boxes outside their
-    image or without size. The random draws of a sample depend on (seed, epoch, index) only, never on the process.
+    `ids` are the images' ids, `coco` is pycocotools' index of the file. The random draws of a sample depend on (seed,
+    epoch, index) only, never on the process.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class CocoDetection:
         """InputError as `read_annotations` raises it."""
         self.folder, self.annotations = Path(folder), Path(annotations)
         self.coco = read_annotations(self.annotations, num_classes)
-        self.left_out = note_unusable(self.coco, self.annotations)
+        note_unusable(self.coco, self.annotations)
         self.ids = sorted(self.coco.imgs)
         self.transform, self.seed, self.epoch = transform, seed, 0
 

@@ -9,12 +9,6 @@ def box_cxcywh_to_xyxy(boxes):
     return paddle.concat([centre - half, centre + half], -1)
 
 
-def box_xyxy_to_cxcywh(boxes):
-    """[..., 4] of corners -> centre, width and height."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return paddle.concat([(low + high) / 2, high - low], -1)
-
-
 def box_area(boxes):
     """[..., 4] of corners -> [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])

@@ -9,12 +9,6 @@ def box_cxcywh_to_xyxy(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([centre - half, centre + half], -1)
 
 
-def box_xyxy_to_cxcywh(boxes: torch.Tensor) -> torch.Tensor:
-    """(x0, y0, x1, y1) -> (cx, cy, w, h), [..., 4]."""
-    first, last = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(first + last) / 2, last - first], -1)
-
-
 def box_area(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 

@@ -38,18 +38,16 @@ def official(tmp_path_factory):
     return paths
 
 
-def plain_numbers(truth: Path, found: Path) -> np.ndarray:
-    """The twelve numbers of pycocotools' own run over two files."""
+def plain_evaluation(truth: Path, found: Path) -> COCOeval:
+    """pycocotools' own run over two files."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(truth))
         evaluation = COCOeval(coco, coco.loadRes(str(found)), "bbox")
         evaluation.evaluate(), evaluation.accumulate(), evaluation.summarize()
-    return evaluation.stats
+    return evaluation
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Figures
-# --------------------------------------------------------------------------------------------------------------------
+# -------------------- Figures
 
 
 def test_golden(official):
@@ -57,11 +55,12 @@ def test_golden(official):
     result = evaluate_detections(coco, read_results(official[1], coco))
     assert tuple(result.numbers) == NUMBERS
     np.testing.assert_allclose(list(result.numbers.values()), FILE["metric/stats"], **EXACT)
-    precision, recall = result.evaluation.eval["precision"], result.evaluation.eval["recall"]
+    evaluation = plain_evaluation(*official)
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     assert list(precision.shape) == FILE["metric/precision_shape"].tolist()
     np.testing.assert_allclose(precision[0, :, :, 0, 2], FILE["metric/precision_iou50_all_max100"], **EXACT)
     np.testing.assert_allclose(recall[:, :, 0, 2], FILE["metric/recall_all_max100"], **EXACT)
-    np.testing.assert_allclose(plain_numbers(*official), FILE["metric/stats"], **EXACT)
+    np.testing.assert_allclose(evaluation.stats, FILE["metric/stats"], **EXACT)
 
 
 def drawn_case(folder: Path, seed: int) -> tuple[Path, Path]:
@@ -91,7 +90,7 @@ def drawn_case(folder: Path, seed: int) -> tuple[Path, Path]:
 @pytest.mark.parametrize("seed", range(6))
 def test_equal_to_plain_pycocotools(tmp_path, seed):
     truth, found = drawn_case(tmp_path, seed)
-    expected = plain_numbers(truth, found)
+    expected = plain_evaluation(truth, found).stats
     coco = read_annotations(truth)
     rows = read_results(found, coco)
     result = evaluate_detections(coco, rows)
@@ -163,9 +162,7 @@ def test_merge_keeps_the_first_of_a_picture():
     assert merged[:, [0, 5]].tolist() == [[3, 0.7], [5, 0.6], [7, 0.9], [7, 0.8]]
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# From pictures to figures
-# --------------------------------------------------------------------------------------------------------------------
+# -------------------- From pictures to figures
 
 
 def network(images: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
@@ -233,9 +230,7 @@ def test_two_processes_detect_what_one_detects(root, tmp_path):
     np.testing.assert_array_equal(rows[:, 0], expected[:, 0])
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# evaluate.py on result files
-# --------------------------------------------------------------------------------------------------------------------
+# -------------------- evaluate.py on result files
 
 
 def test_command_line_on_results(tmp_path, capsys):

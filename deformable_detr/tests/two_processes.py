@@ -13,65 +13,45 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
-from shared.tests.two_processes import equal, main
+from shared.tests.two_processes import alone, equal, gradients_of, main, network_in_float64
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
+
 from losses import build_criterion
 from models import build_model
 from optimizers import average_gradients
 from options import parse_options
 
 LIMIT = 1e-9
-SIZE = (64, 96)
 OPTIONS = """--backbone resnet18 --hidden_dim 32 --dim_feedforward 48 --nheads 4 --enc_layers 1 --dec_layers 2
     --num_queries 20 --num_classes 9 --dropout 0""".split()
 BOXES = (1, 0, 7, 4)  # of the four images; the first two are the first process's
 
 
-def drawn_batch(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """(images, mask, targets) of four images, the last two of them padded."""
-    images = generator.standard_normal((4, 3, *SIZE))
-    mask = np.zeros((4, *SIZE), bool)
+def gradients(words: str, own: slice) -> dict[str, np.ndarray]:
+    """Of the images `own` of four drawn ones, the last two of which are padded."""
+    options, generator = parse_options([*OPTIONS, *words.split()]), np.random.default_rng(0)
+    images, mask = generator.standard_normal((4, 3, 64, 96)), np.zeros((4, 64, 96), bool)
     mask[2:, 50:], mask[3:, :, 70:] = True, True
     images[np.broadcast_to(mask[:, None], images.shape)] = 0
-    targets = [
-        {"labels": generator.integers(0, 9, count), "boxes": generator.uniform(0.2, 0.4, (count, 4))} for count in BOXES
-    ]
-    return images, mask, targets
-
-
-def with_gradients(options, criterion, images, mask, targets) -> paddle.nn.Layer:
-    """A network in float64, the same in every process, with its gradients on a batch."""
-    paddle.seed(0)
-    model = build_model(options)
-    model.to(dtype="float64")
-    model.train()
-    targets = [{name: paddle.to_tensor(value) for name, value in target.items()} for target in targets]
-    criterion(model(paddle.to_tensor(images), paddle.to_tensor(mask)), targets)["loss"].backward()
-    return model
-
-
-def gradients_in(model: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    return {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    drawn = [(generator.integers(0, 9, count), generator.uniform(0.2, 0.4, (count, 4))) for count in BOXES]
+    targets = [{"labels": paddle.to_tensor(labels), "boxes": paddle.to_tensor(boxes)} for labels, boxes in drawn]
+    network = network_in_float64(build_model, options)
+    outputs = network(paddle.to_tensor(images[own]), paddle.to_tensor(mask[own]))
+    build_criterion(options)(outputs, targets[own])["loss"].backward()
+    average_gradients(network)
+    return gradients_of(network)
 
 
 def compare(words: str) -> bool:
     """The one process has all images in one batch; its gradient of sum / boxes is the mean over the processes of
     sum / mean boxes."""
-    options = parse_options([*OPTIONS, *words.split()])
     rank, world = dist.get_rank(), dist.get_world_size()
-    images, mask, targets = drawn_batch(np.random.default_rng(0))
-    own = slice(rank * 4 // world, (rank + 1) * 4 // world)
-    part = with_gradients(options, build_criterion(options), images[own], mask[own], targets[own])
-    average_gradients(part)
-    if rank != 0:
-        return True
-    criterion = build_criterion(options)
-    criterion.num_boxes = lambda targets: float(sum(len(target["labels"]) for target in targets))  # no other process
-    whole = with_gradients(options, criterion, images, mask, targets)
-    return equal(words or "base", gradients_in(part), gradients_in(whole), LIMIT, least=1e-3)
+    together = gradients(words, slice(rank * 4 // world, (rank + 1) * 4 // world))
+    with alone():
+        return rank != 0 or equal(words or "base", together, gradients(words, slice(None)), LIMIT, least=1e-3)
 
 
 if __name__ == "__main__":
