@@ -131,7 +131,7 @@ class Trainer:
         """Train to the last epoch (or step), validating and saving after each epoch; returns the last metrics."""
         options, progress, steps = self.options, self.progress, self.sampler.steps_per_epoch
         total = steps * options.epochs
-        last, metrics = min(total, options.max_steps or total), {}
+        last, every, metrics = min(total, options.max_steps or total), options.checkpoint_steps, {}
         with self.log, StopRequest() as stop, self.log.bar(last, progress.step) as bar:
             self.log.options(options)
             while progress.step < last:
@@ -149,7 +149,7 @@ class Trainer:
                     if epoch_over:
                         self.scheduler.step()
                         metrics = self._end_epoch(epoch, final=progress.step == last)
-                    elif progress.step == last or self._is_checkpoint_step():
+                    elif progress.step == last or (every and progress.step % every == 0):
                         self._save("latest")
                     stop.check(lambda: self._save("latest"))
                     if progress.step == last:
@@ -165,9 +165,6 @@ class Trainer:
         for name, value in (terms | {"lr": self.optimizer.get_lr()}).items():
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
         return terms
-
-    def _is_checkpoint_step(self) -> bool:
-        return bool(self.options.checkpoint_steps) and self.progress.step % self.options.checkpoint_steps == 0
 
     def _save(self, label: str) -> None:
         # the sums go on from their mean over the processes, which one of them can save for all

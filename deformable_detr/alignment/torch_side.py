@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,10 +39,6 @@ def _open_split(options: argparse.Namespace, split: str) -> recording.Split:
     return [entry["id"] for entry in source.images], lambda epoch, index: source.item(index, draws(epoch, index))
 
 
-def _pad(images: Sequence[np.ndarray]) -> tuple:
-    return reading.batch([(image, {}) for image in images])[:2]
-
-
 def build_side(code: SimpleNamespace) -> recording.Side:
     """The parts of the torch side with these builders of network, losses, post-processing and operator."""
 
@@ -56,7 +51,7 @@ def build_side(code: SimpleNamespace) -> recording.Side:
         operator=lambda value, shapes, starts, *rest: code.operator(value, shapes, *rest),
         post_process=code.post_process,
         open_split=_open_split,
-        pad=_pad,
+        pad=lambda images: reading.batch([(image, {}) for image in images])[:2],
         tensor=lambda array, gradient=False: torch.from_numpy(array).requires_grad_(gradient),
         no_grad=torch.no_grad,
         hook="register_forward_hook",

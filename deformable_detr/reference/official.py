@@ -25,7 +25,7 @@ from torch import nn
 from shared import InputError
 from shared.align.official import imports_from, replaced, require_checkout, stand_ins
 
-from . import resnet
+from . import box_ops, resnet
 
 _WHERE = (
     "git clone https://github.com/fundamentalvision/Deformable-DETR (commit "
@@ -74,10 +74,6 @@ def _resnet(make, replace_stride_with_dilation, pretrained, norm_layer) -> resne
     return make(replace_stride_with_dilation, norm_layer)
 
 
-def _area(boxes: torch.Tensor) -> torch.Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
 def _stand_ins() -> dict[str, ModuleType]:
     """Modules that the checkout imports and that are not installed here."""
     modules = {
@@ -86,7 +82,7 @@ def _stand_ins() -> dict[str, ModuleType]:
         "torchvision.models": {name: partial(_resnet, make) for name, make in resnet.RESNETS.items()},
         "torchvision.models._utils": {"IntermediateLayerGetter": _LayerGetter},
         "torchvision.ops": {},
-        "torchvision.ops.boxes": {"box_area": _area},
+        "torchvision.ops.boxes": {"box_area": box_ops.box_area},
         "MultiScaleDeformableAttention": {},
     }
     return stand_ins(modules)
