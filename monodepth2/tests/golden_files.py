@@ -95,3 +95,12 @@ def close(actual, expected, relative: float, what: str = "") -> None:
     scale = max(float(np.abs(expected).max(initial=0)), 1e-30)
     worst = float(np.abs(actual - expected).max(initial=0)) / scale
     assert worst <= relative, f"{what}: differs by {worst:.3g} of the largest magnitude, allowed {relative:g}"
+
+
+def equal(actual, expected, relative: float = 1e-6) -> None:
+    """Assert that every value differs by at most `relative` of its expected value."""
+    np.testing.assert_allclose(np.asarray(actual, float), np.asarray(expected, float), rtol=relative, atol=0)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))

@@ -7,7 +7,6 @@ from the file.
 import numpy as np
 import pytest
 from paddle.nn import functional as F
-from sides import PORT, SIDES, TWIN, golden_batch, golden_images, golden_network, golden_noise, golden_options
 
 from shared import InputError
 from shared.align.formula import formula_input
@@ -15,6 +14,7 @@ from shared.weights import as_numpy
 
 from golden_files import close, files_of, formula_weights, golden, official_shapes
 from models.layers import Conv3x3
+from networks import PORT, SIDES, TWIN, golden_batch, golden_images, golden_network, golden_noise, golden_options
 from options import parse_options
 from reference import official
 

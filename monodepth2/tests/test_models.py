@@ -1,4 +1,4 @@
-"""The networks in every combination of options: their shapes, the torch twin's answers, how they start, the warp."""
+"""The networks in every combination of options: shapes, the torch twin's outputs, initialisation, the warp, a step."""
 
 import itertools
 import subprocess
@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from shared.align.formula import formula_state
-from shared.convert import plan
 
-from convert import STORED
-from golden_files import close, official_shapes
+from datasets.transforms import intrinsics
+from engine import build_training, tie_breaking_noise, train_step
+from golden_files import close
 from losses import build_criterion
 from models import build_model, warp
-from networks import cameras
+from networks import PORT, TWIN
 from options import parse_options, sources
 from reference.losses import build_criterion as build_reference_criterion
+from reference.network import ResnetEncoder as ReferenceEncoder
 from reference.network import build_reference
 
 HEIGHT, WIDTH, BATCH = 64, 64, 2
@@ -29,33 +30,7 @@ def options_of(command: str):
     return parse_options([*command.split(), *SIZE])
 
 
-# ---------------------------------------------------------------------------------------------------------- structure
-
-
-@pytest.mark.parametrize(
-    ("command", "listings"),
-    [
-        ("", {"encoder": "encoder", "depth": "depth", "pose_encoder": "pose_encoder", "pose": "pose"}),
-        ("--num_layers 50", {"encoder": "encoder", "depth": "depth", "pose_encoder": "pose_encoder", "pose": "pose"}),
-        ("--num_layers 34 --pose_model_type shared", {"encoder": "encoder", "depth": "depth", "pose": "pose_shared"}),
-        ("--pose_model_type posecnn", {"encoder": "encoder", "depth": "depth", "pose": "posecnn2"}),
-        (
-            "--pose_model_type posecnn --pose_model_input all --predictive_mask --disable_automasking",
-            {"encoder": "encoder", "depth": "depth", "pose": "posecnn3", "predictive_mask": "predictive_mask"},
-        ),
-        ("--frame_ids 0 --use_stereo", {"encoder": "encoder", "depth": "depth"}),
-    ],
-)
-def test_tensors_are_the_official_ones(command, listings):
-    options = options_of(command)
-    model = build_model(options)
-    found = [(name, shape) for name, shape in plan(model).torch_shapes().items() if name not in STORED]
-    expected = [
-        (f"{part}.{name}", shape)
-        for part, listing in listings.items()
-        for name, shape in official_shapes(listing, options.num_layers).items()
-    ]
-    assert found == expected
+# ------------------------------------------------------------------------------------ structure
 
 
 def test_parameter_counts():
@@ -64,9 +39,15 @@ def test_parameter_counts():
     trained = [p for p in model.parameters() if not p.stop_gradient]  # Paddle counts statistics as parameters, too
     assert sum(p.size for p in trained) == 27_855_728 and len(trained) == 160
     assert sum(len(layer.parameters()) for layer in model.idle_layers()) == 4
+    with torch.device("meta"):
+        twin = build_reference(options_of(""))
+        deeper = {layers: ReferenceEncoder(layers) for layers in (34, 50, 101, 152)}
+    assert sum(p.numel() for p in twin.parameters()) == 27_855_728 and len(list(twin.parameters())) == 160
+    counts = {layers: sum(p.numel() for p in encoder.parameters()) for layers, encoder in deeper.items()}
+    assert counts == {34: 21_797_672, 50: 25_557_032, 101: 44_549_160, 152: 60_192_808}  # as torchvision's
 
 
-# ----------------------------------------------------------------------------------------------- against the twin
+# ------------------------------------------------------------------------------------ against the twin
 
 # combinations without a golden figure
 COMBINATIONS = [
@@ -86,16 +67,12 @@ def twins(options):
     model, twin = build_model(options), build_reference(options)
     shapes = {name: tuple(value.shape) for name, value in twin.state_dict().items()}
     state = formula_state(shapes, seed=5)
-    for name in state:  # so that depths differ from place to place, and motions are of some size
+    for name in state:  # so that depths are about 1
         if name.startswith("depth.decoder.1") and name.endswith("conv.bias") and state[name].size == 1:
             state[name] -= 3
-    twin.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
-    stored = {name: getattr(model, name).numpy() for name in STORED}
-    filled, _, report = plan(model).to_paddle(state | stored)
-    report.raise_if_bad("formula")
-    assert model.set_state_dict(filled) == ([], [])
-    model.to(dtype="float64"), twin.double()
-    model.train(), twin.train()
+    for side, network in ((PORT, model), (TWIN, twin)):
+        side.fill(network, state)
+        side.cast(network, "float64").train()
     return model, twin
 
 
@@ -113,7 +90,7 @@ def batch_of(options) -> tuple[dict, list[np.ndarray]]:
             picture = (picture[..., ::2, ::2] + picture[..., 1::2, 1::2]) / 2
         batch["color", frame, scale] = picture
     for scale in range(4):
-        for name, camera in zip(("K", "inv_K"), cameras(HEIGHT, WIDTH, scale), strict=True):
+        for name, camera in zip(("K", "inv_K"), intrinsics(HEIGHT, WIDTH, scale), strict=True):
             batch[name, scale] = np.tile(camera.astype(np.float64), (BATCH, 1, 1))
     channels = 1 if options.avg_reprojection else len(sources(options))
     noise = []
@@ -156,16 +133,15 @@ def test_outputs_losses_and_gradients_are_the_twins(command):
         close(terms[name].numpy(), value.detach().numpy(), 1e-8, name)
 
     terms["loss"].backward(), wanted["loss"].backward()
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    found = plan(model).gradients_to_torch(found)
-    gradients = {name: p.grad.numpy() for name, p in twin.named_parameters() if p.grad is not None}
+    found, gradients = PORT.gradients(model), TWIN.gradients(twin)
     assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
+        gradient = gradient.numpy()
         difference = np.linalg.norm(found[name] - gradient)
         assert difference <= 1e-6 * max(np.linalg.norm(gradient), 1e-7), name
 
 
-# ---------------------------------------------------------------------------------------------------- how they start
+# ------------------------------------------------------------------------------------ initialisation
 
 
 def test_fresh_weights():
@@ -196,6 +172,13 @@ def test_fresh_weights():
                 fan_in = int(np.prod(layer.weight.shape[1:]))
                 uniform += [(name, layer.weight, fan_in), (name, layer.bias, fan_in)]
     assert len(normal) == 40 and len(uniform) == 2 * (2 + 14 + 4 + 14 + 8)
+    torch.manual_seed(0)
+    twin = build_reference(options_of(""))
+    for encoder in (twin.encoder, twin.pose_encoder):
+        spread = float(encoder.encoder.conv1.weight.detach().std())
+        assert spread == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.05)
+    bound = float(twin.depth.decoder[0].conv.conv.weight.detach().abs().max())
+    assert bound == pytest.approx(4608**-0.5, rel=1e-3)
     for name, tensor, fan_in in uniform:
         values = tensor.numpy().ravel() * np.sqrt(fan_in)
         assert np.abs(values).max() <= 1 + 1e-6, name
@@ -203,7 +186,7 @@ def test_fresh_weights():
             assert np.abs(values).max() > 0.98 and abs(values.std() - 3**-0.5) < 2 / np.sqrt(values.size), name
 
 
-# ------------------------------------------------------------------------------------------------------------- warp
+# ------------------------------------------------------------------------------------ warp
 
 PICTURE = np.random.default_rng(0).random((2, 3, 8, 12))
 GRID = np.random.default_rng(1).uniform(-1.6, 1.6, (2, 5, 7, 2))
@@ -240,3 +223,39 @@ def test_the_warp_still_needs_its_guard():
     """Plain grid_sample ends in SIGSEGV when only the grid needs a gradient; once it does not, `warp` can be plain."""
     finished = subprocess.run([sys.executable, "-c", PLAIN], capture_output=True, text=True, timeout=120)
     assert finished.returncode == -11, finished.stderr
+
+
+# ------------------------------------------------------------------------------------ a step
+
+
+def test_frozen_norms_stay_frozen_under_data_parallel():
+    """paddle.DataParallel's own train() would unfreeze them."""
+    options = options_of("--pose_model_type posecnn --frame_ids 0 1 --scales 0 --freeze_bn")
+    model = build_model(options)
+    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    training = build_training(model, options)._replace(model=paddle.DataParallel(model))
+    batch, noise = batch_of(options)
+    batch = {name: paddle.to_tensor(value.astype("float32")) for name, value in batch.items()}
+    train_step(training, batch, options, 0, [paddle.to_tensor(drawn.astype("float32")) for drawn in noise])
+    moved = {name for name, value in model.state_dict().items() if not np.array_equal(value.numpy(), before[name])}
+    assert "depth.decoder.0.conv.conv.weight" in moved and not any(n.endswith(("_mean", "_variance")) for n in moved)
+
+
+@pytest.mark.parametrize("argv", ["", "--disable_automasking", "--avg_reprojection --use_stereo --v1_multiscale"])
+def test_an_item_has_the_same_noise_in_any_process(argv, monkeypatch):
+    """Process `rank` of `world` has every world-th item."""
+    options = options_of(argv)
+    whole, _ = batch_of(options)
+    noise = tie_breaking_noise(whole, options, 3)
+    if options.disable_automasking:
+        assert noise is None
+        return
+    channels = 1 if options.avg_reprojection else len(sources(options))
+    assert [drawn.shape[:2] for drawn in noise] == [[BATCH, channels]] * 4
+    assert not np.array_equal(noise[0].numpy(), tie_breaking_noise(whole, options, 4)[0].numpy())
+    monkeypatch.setattr("paddle.distributed.get_world_size", lambda: BATCH)
+    for rank in range(BATCH):
+        monkeypatch.setattr("paddle.distributed.get_rank", lambda rank=rank: rank)
+        own = {key: value[rank::BATCH] for key, value in whole.items()}
+        for drawn, part in zip(noise, tie_breaking_noise(own, options, 3), strict=True):
+            np.testing.assert_array_equal(part[0].numpy(), drawn[rank].numpy())

@@ -22,6 +22,7 @@ from shared.weights import WeightFile, read_weights, save_checkpoint, write_pdpa
 
 import convert
 import export
+from data_sets import Bomb
 from golden_files import official_shapes
 from models import build_model
 from models.resnet_encoder import ResnetEncoder
@@ -32,9 +33,7 @@ from reference.resnet import BLOCKS, ResNet
 FOLDER = Path(__file__).resolve().parents[1]
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 
-# --------------------------------------------------------------------------------------------------------------------
-# Official folders
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ Official folders
 
 
 def listed(listings: dict[str, str], layers: int = 18, **changes: tuple[int, ...] | None) -> Shapes:
@@ -131,9 +130,7 @@ def refusal(*argv) -> str:
     return str(refused.value)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# There and back
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ There and back
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -251,9 +248,7 @@ def test_a_folder_that_does_not_say_its_size(official, tmp_path, capsys):
     assert (stored["height"], stored["width"], stored["use_stereo"]) == (128, 256, True)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# ImageNet weights
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ ImageNet weights
 
 
 @pytest.mark.parametrize("frames", [1, 2])
@@ -287,19 +282,7 @@ def test_another_networks_imagenet_weights(tmp_path):
     np.testing.assert_array_equal(encoder.encoder.conv1.weight.numpy(), before)
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# What is refused
-# --------------------------------------------------------------------------------------------------------------------
-
-
-class Bomb:
-    """Does harm when it is unpickled: makes a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
+# ------------------------------------------------------------------------------------ What is refused
 
 
 @pytest.mark.parametrize(
@@ -380,21 +363,15 @@ def test_targets_that_are_in_the_way(official, converted, tmp_path):
     assert (tmp_path / "empty" / "depth.pth").is_file()
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Export
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------ Export
 
 
 def test_exported_networks_agree(official, tmp_path, capsys):
     target = tmp_path / "export"
     assert export.main(["--weights", str(official), "--output_dir", str(target)]) == 0
     assert capsys.readouterr().out.count("largest difference to dygraph") == 2
-    assert {path.name for path in target.iterdir()} == {
-        "inference.json",
-        "inference.pdiparams",
-        "model.onnx",
-        "network.json",
-    }
+    names = {"inference.json", "inference.pdiparams", "model.onnx", "network.json"}
+    assert {path.name for path in target.iterdir()} == names
     network = json.loads((target / "network.json").read_text())
     assert (network["height"], network["width"], network["num_layers"]) == (64, 96, 18)
     model = build_model(parse_options("--frame_ids 0 --use_stereo".split()))
