@@ -10,8 +10,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from shared import InputError
 from shared.align.formula import formula_input, formula_state, read_shapes
 
 COMMITTED = Path(__file__).parent / "golden"
@@ -111,3 +113,11 @@ def near(actual, expected, absolute: float, what: str = "") -> None:
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, not {expected.shape}"
     worst = float(np.abs(actual - expected).max(initial=0))
     assert worst <= absolute, f"{what}: differs by {worst:.3g}, allowed {absolute:g}"
+
+
+def fails(call, *parts: str) -> None:
+    """`call` raises an InputError of one line that names all `parts`."""
+    with pytest.raises(InputError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text and all(part in text for part in parts), text

@@ -10,7 +10,6 @@ import paddle
 import pytest
 from PIL import Image
 
-from shared import InputError
 from shared.running.sampling import EpochBatchSampler
 
 from constants import CLASSES, MEAN_SIZES
@@ -18,8 +17,7 @@ from datasets import build_dataset, build_loader, read_calibration, read_objects
 from datasets.geometry import Calibration, affine_maps, apply, warp
 from datasets.objects import parse_objects
 from datasets.targets import angle2class, class2angle, draw_umich_gaussian, gaussian2D, gaussian_radius
-from golden_files import DATA, close, golden, lay_out, near
-from metrics.results import TYPES
+from golden_files import DATA, close, fails, golden, lay_out, near
 from options import parse_options
 from reference import data as twin
 
@@ -302,70 +300,6 @@ def test_both_places_of_the_root(mini, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
-
-LINE = "Car 0.00 0 1.85 387.63 181.54 423.81 203.12 1.67 1.87 3.69 -16.53 2.39 58.49 1.57"
-P2 = "P2: 7.2e+02 0 6.1e+02 4.5e+01 0 7.2e+02 1.7e+02 2.2e-01 0 0 1 2.7e-03"
-
-
-def fails(call, *parts: str) -> None:
-    """`call` raises an InputError of one line that names all `parts`."""
-    with pytest.raises(InputError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text and all(part in text for part in parts), text
-
-
-@pytest.mark.parametrize(
-    "line, reason",
-    [
-        ("Car 0.00 0 1.85", "4 fields instead of 15"),
-        (LINE + " 0.5 7", "17 fields"),
-        (LINE.replace("Car", "Lorry"), "unknown type 'Lorry'"),
-        (LINE.replace("58.49", "far"), "not a number"),
-        (LINE.replace("58.49", "nan"), "not finite"),
-        (LINE.replace("58.49", "inf"), "not finite"),
-        (LINE.replace("58.49", "1e39"), "not finite"),
-        (LINE + " 0.5", "some lines have a score"),
-    ],
-)
-def test_bad_label_lines(line, reason, tmp_path):
-    path = tmp_path / "000007.txt"
-    path.write_text(f"{LINE}\n{line}\n")
-    fails(lambda: read_objects(path), f"{path}", reason)
-    if "some lines" not in reason:
-        fails(lambda: read_objects(path), f"{path}:2")
-
-
-def test_label_files_that_are_fine(tmp_path):
-    path = tmp_path / "000007.txt"
-    path.write_text("")
-    assert len(read_objects(path)) == 0
-    path.write_bytes(f"{LINE}  \r\n\r\n{LINE} \r\n".encode())
-    objects = read_objects(path)
-    assert objects.types == ("Car", "Car") and objects.boxes.dtype == np.float32 and objects.scores is None
-    path.write_text("".join(LINE.replace("Car", kind) + " 0.25\n" for kind in TYPES))
-    assert read_objects(path).types == TYPES and (read_objects(path).scores == 0.25).all()
-    path.write_bytes(b"\xff\xfe\x00")
-    fails(lambda: read_objects(path), str(path), "not a text file")
-    fails(lambda: read_objects(tmp_path / "none.txt"), "none.txt", "No such file")
-
-
-@pytest.mark.parametrize(
-    "text, reason",
-    [
-        ("", "no line with P2"),
-        (P2.replace("P2", "P1"), "no line with P2"),
-        (P2.replace("7.2e+02", "nan"), "not 12 finite numbers"),
-        (P2.replace("7.2e+02", "1e39"), "not 12 finite numbers"),
-        (P2.rsplit(" ", 1)[0], "not 12 finite numbers"),
-        (P2.replace("6.1e+02", "wide"), "not 12 numbers"),
-        (P2.replace("7.2e+02", "0"), "focal length"),
-    ],
-)
-def test_bad_calibrations(text, reason, tmp_path):
-    path = tmp_path / "000007.txt"
-    path.write_text(f"P0: 1 2 3\n{text}\r\n")
-    fails(lambda: read_calibration(path), str(path), reason)
 
 
 def damage(root: Path, name: str, change) -> Path:

@@ -16,7 +16,6 @@ from golden_files import below, check_lines, check_parts, golden, lay_out, near,
 from losses import TERMS, HierarchicalTaskLearning, build_criterion
 from losses import criterion as functions
 from models import find_peaks, local_maxima, probabilities
-from models.dla_up import bilinear_kernel, upsampling
 from networks import SUFFIX, batch_of, gradients, network, official_state, run, run_recorded
 from optimizers import EpochSchedule, build_optimizer
 from options import parse_options
@@ -332,13 +331,6 @@ def test_heading_loss(dtype):
     given = unit("heading_pred", dtype), bins, residuals
     check_unit(functions.heading(*given).mean(), "heading_loss", dtype)
     check_unit(twin_losses.heading_terms(*(torch.from_numpy(value.numpy()) for value in given)), "heading_loss", dtype)
-
-
-@pytest.mark.parametrize("factor", [1, 2, 4, 8])
-def test_bilinear_kernels(factor):
-    expected = golden("units")[f"output/up_kernel/{factor}"]
-    np.testing.assert_array_equal(upsampling(3, factor).weight.numpy(), expected)
-    np.testing.assert_allclose(bilinear_kernel(2 * factor), expected[0, 0], rtol=1e-7)
 
 
 def test_roi_align(dtype):

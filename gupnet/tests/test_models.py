@@ -8,9 +8,10 @@ import pytest
 
 from constants import MEAN_SIZES
 from decoding import decode_detections, result_lines, write_results
+from golden_files import golden
 from losses import LOSS_GRAPH, TERMS, HierarchicalTaskLearning, build_criterion
 from models import build_model, find_peaks
-from models.dla_up import bilinear_kernel
+from models.dla_up import bilinear_kernel, upsampling
 from networks import batch_of, run
 from options import parse_options
 
@@ -56,6 +57,13 @@ def test_upsampling_begins_bilinear(fresh):
     np.testing.assert_allclose(bilinear_kernel(4), np.outer(profile, profile), atol=1e-15)
     for name in names:
         np.testing.assert_array_equal(fresh[name], np.broadcast_to(bilinear_kernel(4), fresh[name].shape))
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+def test_bilinear_kernels(factor):
+    expected = golden("units")[f"output/up_kernel/{factor}"]
+    np.testing.assert_array_equal(upsampling(3, factor).weight.numpy(), expected)
+    np.testing.assert_allclose(bilinear_kernel(2 * factor), expected[0, 0], rtol=1e-7)
 
 
 def test_norms_and_mean_sizes_begin_as_they_should(fresh):
