@@ -28,7 +28,8 @@ from shared.files import write_error
 from shared.weights import WeightFile, read_torch, read_weights, write_torch
 from shared.weights.published import published_file
 
-from models import Monodepth2, build_model, first_convolution
+from models import Monodepth2, build_model
+from models.resnet_encoder import first_convolution
 from options import FOLDER, OPTIONS, SUBMODELS, add_network_options, image_side, parse_options, remembered_options
 
 #: entries of encoder.pth that are not tensors

@@ -36,7 +36,7 @@ from datasets.transforms import pyramid, to_array
 from datasets.velodyne import read_calibration, read_points
 from engine import Predictor, dygraph_predictor
 from metrics import STEREO_SCALE
-from models import disp_to_depth
+from models.geometry import disp_to_depth
 from options import build_parser
 
 #: endings of what this script writes, which it does not read

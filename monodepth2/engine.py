@@ -18,7 +18,8 @@ from shared.running.launch import Diverged, build_scaler, in_float32, mixed_prec
 
 from losses import Criterion, build_criterion
 from metrics import ImageResult, Scaling, batch_post_process_disparity, evaluate_image, monitor_errors
-from models import Monodepth2, disp_to_depth, transformation_from_parameters
+from models import Monodepth2
+from models.geometry import disp_to_depth, transformation_from_parameters
 from optimizers import StepDecay, build_optimizer, build_scheduler
 from options import sources
 

@@ -26,7 +26,9 @@ from shared.running.launch import use_device
 from shared.running.sampling import EpochBatchSampler
 
 from convert import load_network, parse_options_for_weights
-from datasets import ODOMETRY, build_dataset, build_loader, ground_truth, read_gt_depths
+from datasets import build_dataset, build_loader
+from datasets.ground_truth import ground_truth, read_gt_depths
+from datasets.splits import ODOMETRY
 from deploy import build_predictor
 from engine import evaluate, predict_split
 from metrics import ERRORS, MAX_DEPTH, STEREO_SCALE, ImageResult, Scaling, mean_errors

@@ -21,7 +21,8 @@ from shared.running.launch import use_device
 from shared.running.sampling import EpochBatchSampler
 
 from convert import load_network, parse_options_for_weights
-from datasets import ODOMETRY, build_dataset, build_loader, read_split
+from datasets import build_dataset, build_loader
+from datasets.splits import ODOMETRY, read_split
 from engine import predict_motions
 from metrics import trajectory_errors
 from options import build_parser, output_folder

@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import SPLITS, ground_truth, write_gt_depths
+from datasets.ground_truth import SPLITS, ground_truth, write_gt_depths
 from options import FOLDER
 
 

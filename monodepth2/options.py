@@ -22,18 +22,9 @@ from shared.running.options import (
 FOLDER = Path(__file__).resolve().parent
 
 #: options that shape the network or the meaning of its output: what a checkpoint remembers, and what convert.py needs
-NETWORK_OPTIONS = (
-    "num_layers",
-    "height",
-    "width",
-    "scales",
-    "frame_ids",
-    "use_stereo",
-    "pose_model_type",
-    "pose_model_input",
-    "predictive_mask",
-    "min_depth",
-    "max_depth",
+NETWORK_OPTIONS = tuple(
+    "num_layers height width scales frame_ids use_stereo pose_model_type pose_model_input predictive_mask min_depth "
+    "max_depth".split()
 )
 
 WEIGHTS_HINT = "give a folder of official .pth files, a .pdparams (of convert.py) or a checkpoint folder (of train.py)"

@@ -32,23 +32,10 @@ from options import sources
 from pictures import log_images
 
 #: options that may differ between a training and its continuation
-FREE_ON_RESUME = {
-    "data_path",
-    "split_dir",
-    "num_workers",
-    "output_dir",
-    "log_dir",
-    "model_name",
-    "resume",
-    "weights",
-    "weights_init",
-    "models_to_load",
-    "max_steps",
-    "checkpoint_steps",
-    "log_frequency",
-    "save_frequency",
-    "device",
-}
+FREE_ON_RESUME = set(
+    "data_path split_dir num_workers output_dir log_dir model_name resume weights weights_init models_to_load "
+    "max_steps checkpoint_steps log_frequency save_frequency device".split()
+)
 
 
 @dataclass
@@ -118,10 +105,8 @@ class Trainer:
         return (self.step - 1) // self.sampler.steps_per_epoch
 
     def _sampler(self, length: int, shuffle: bool) -> EpochBatchSampler:
-        options = self.options
-        return EpochBatchSampler(
-            length, options.batch_size, shuffle, options.seed, self.rank, self.world, drop_last=True
-        )
+        batch_size, seed = self.options.batch_size, self.options.seed
+        return EpochBatchSampler(length, batch_size, shuffle, seed, self.rank, self.world, drop_last=True)
 
     def _load_first_weights(self) -> None:
         """--weights for the sub-networks of --models_to_load; --weights_init for the other ResNets."""

@@ -9,32 +9,16 @@ import paddle
 from shared.convert import plan
 from shared.stages import Context
 
+import metrics
 from . import feeds, recording
 from convert import STORED, load_official, read_official
-from datasets import build_dataset, collate, ground_truth
+from datasets import build_dataset, collate
+from datasets.ground_truth import ground_truth
 from engine import build_training, dygraph_predictor, evaluate, predict, train_step
 from losses import build_criterion
-from metrics import (
-    STEREO_SCALE,
-    Scaling,
-    batch_post_process_disparity,
-    compute_depth_errors,
-    evaluate_image,
-    monitor_errors,
-)
-from models import build_model, transformation_from_parameters
-
-
-class Items:
-    """The items of a split's list."""
-
-    def __init__(self, options: argparse.Namespace, part: str):
-        self.dataset = build_dataset(options, part)
-        self.count = len(self.dataset)
-
-    def read(self, index: int, epoch: int) -> dict:
-        self.dataset.set_epoch(epoch)
-        return self.dataset[index]
+from metrics import STEREO_SCALE, Scaling, compute_depth_errors, evaluate_image, monitor_errors
+from models import build_model
+from models.geometry import transformation_from_parameters
 
 
 class PaddleSide:
@@ -43,9 +27,9 @@ class PaddleSide:
     no_grad = staticmethod(paddle.no_grad)
     build, criterion = staticmethod(build_model), staticmethod(build_criterion)
     motion = staticmethod(transformation_from_parameters)
-    items, collate = Items, staticmethod(collate)
+    collate = staticmethod(collate)
     training = staticmethod(build_training)
-    flip = staticmethod(batch_post_process_disparity)
+    flip = staticmethod(metrics.batch_post_process_disparity)
 
     def tensor(self, array: np.ndarray, gradient: bool = False):
         return paddle.to_tensor(array, stop_gradient=not gradient)
@@ -76,6 +60,14 @@ class PaddleSide:
         return plan(model).gradients_to_torch({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
 
     # ------------------------------------------------------------------ data and metric
+
+    def count(self, options: argparse.Namespace, part: str) -> int:
+        return len(build_dataset(options, part))
+
+    def item(self, options: argparse.Namespace, part: str, index: int, epoch: int = 0) -> dict:
+        dataset = build_dataset(options, part)
+        dataset.set_epoch(epoch)
+        return dataset[index]
 
     def ground_truth(self, options: argparse.Namespace, count: int) -> list[np.ndarray]:
         return ground_truth(options.data_path, "mini", options.split_dir)[:count]

@@ -37,10 +37,9 @@ def data(side, context: Context) -> dict:
     record = {}
     for name, part, argv in feeds.DATA_CASES:
         options = feeds.data_options(context, argv.split())
-        items = side.items(options, part)
         for epoch in (0, 1):
-            for index in feeds.chosen(items.count, 3):
-                item = items.read(index, epoch)
+            for index in feeds.chosen(side.count(options, part), 3):
+                item = side.item(options, part, index, epoch)
                 record |= {f"{name}/epoch{epoch}/{index}/{_named(key)}": value for key, value in item.items()}
     if not context.options.data_path:
         for index, depth in enumerate(side.ground_truth(feeds.data_options(context), 3)):
@@ -50,8 +49,8 @@ def data(side, context: Context) -> dict:
 
 def batch_of(side, context: Context, options: argparse.Namespace, indices: list[int]) -> dict:
     """Items of the validation list as a batch for networks of `options`."""
-    items = side.items(feeds.reading(context, options), "val")
-    return side.collate([items.read(index, 0) for index in indices], context.dtype)
+    where = feeds.reading(context, options)
+    return side.collate([side.item(where, "val", index) for index in indices], context.dtype)
 
 
 def forward(side, context: Context) -> dict:
@@ -149,9 +148,8 @@ def backward(side, context: Context) -> dict:
 def train(side, context: Context, model, options: argparse.Namespace) -> dict:
     """A short training by the shipped step from equal weights, on equal items in equal order with equal noise."""
     training = side.training(model, options)
-    train_items, val_items = (side.items(options, part) for part in ("train", "val"))
-    val = [val_items.read(index, 0) for index in feeds.chosen(val_items.count, feeds.VAL_ITEMS)]
-    kept = feeds.chosen(train_items.count, feeds.TRAIN_ITEMS)
+    val = [side.item(options, "val", i) for i in feeds.chosen(side.count(options, "val"), feeds.VAL_ITEMS)]
+    kept = feeds.chosen(side.count(options, "train"), feeds.TRAIN_ITEMS)
     val_batch = side.collate(val, context.dtype)
     gt = [as_numpy(item["depth_gt"])[0] for item in val]
 
@@ -159,7 +157,7 @@ def train(side, context: Context, model, options: argparse.Namespace) -> dict:
     while len(losses) < feeds.TRAIN_STEPS:
         order = np.random.default_rng([options.seed, epoch]).permutation(len(kept))
         for keys in order.reshape(-1, options.batch_size):
-            batch = side.collate([train_items.read(kept[key], epoch) for key in keys], context.dtype)
+            batch = side.collate([side.item(options, "train", kept[key], epoch) for key in keys], context.dtype)
             noise = feeds.training_noise(options, len(losses), len(keys), context.dtype)
             noise = [side.tensor(array) for array in noise]
             losses.append(side.train_step(training, batch, options, len(losses), noise)["loss"])

@@ -32,22 +32,11 @@ TWIN_CODE = SimpleNamespace(
 )
 
 
-class Items:
-    """The items of a split's list."""
-
-    def __init__(self, options: argparse.Namespace, part: str):
-        self.options, self.part = options, part
-        self.count = len(reading.lines_of(options, part))
-
-    def read(self, index: int, epoch: int) -> dict:
-        return reading.item(self.options, self.part, index, epoch)
-
-
 class TorchSide:
     """What `recording` asks of a side; `code` builds networks, losses and optimisers."""
 
     no_grad = staticmethod(torch.no_grad)
-    items = Items
+    item, motion = staticmethod(reading.item), staticmethod(transformation_from_parameters)
 
     def __init__(self, code: SimpleNamespace):
         self.build, self.criterion = code.build_reference, code.build_criterion
@@ -55,9 +44,6 @@ class TorchSide:
 
     def tensor(self, array: np.ndarray, gradient: bool = False) -> torch.Tensor:
         return torch.from_numpy(array).requires_grad_(gradient)
-
-    def motion(self, axisangle, translation, invert: bool) -> torch.Tensor:
-        return transformation_from_parameters(axisangle, translation, invert)
 
     def collate(self, items: list[dict], dtype: str) -> dict:
         return {key: torch.stack([item[key] for item in items]).to(getattr(torch, dtype)) for key in items[0]}
@@ -80,6 +66,9 @@ class TorchSide:
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     # ------------------------------------------------------------------ data and metric
+
+    def count(self, options: argparse.Namespace, part: str) -> int:
+        return len(reading.lines_of(options, part))
 
     def ground_truth(self, options: argparse.Namespace, count: int) -> list[np.ndarray]:
         maps = []
@@ -193,7 +182,7 @@ def _smoothest_batch(side: TorchSide, context: Context, name: str, options: argp
         return {key: gradient.clone() for key, gradient in side.gradients(model).items()}
 
     worst = []
-    candidates = feeds.candidates(Items(feeds.reading(context, options), "val").count)
+    candidates = feeds.candidates(side.count(feeds.reading(context, options), "val"))
     for indices in candidates:
         batch = recording.batch_of(side, context, options, indices)
         here, there = gradients(model, batch), gradients(disturbed, batch)

@@ -8,29 +8,9 @@ import numpy as np
 from shared.running.loader import Loader
 from shared.running.sampling import EpochBatchSampler
 
-from .ground_truth import SPLITS, ground_truth, read_gt_depths, write_gt_depths
 from .kitti import KITTIDataset, KITTIDepthDataset, KITTIOdomDataset, KITTIRAWDataset, item_keys
-from .splits import ODOMETRY, Line, read_split
+from .splits import ODOMETRY, read_split
 from options import sources
-
-__all__ = [
-    "ODOMETRY",
-    "SPLITS",
-    "KITTIDataset",
-    "KITTIDepthDataset",
-    "KITTIOdomDataset",
-    "KITTIRAWDataset",
-    "Line",
-    "build_dataset",
-    "build_loader",
-    "collate",
-    "ground_truth",
-    "item_keys",
-    "read_gt_depths",
-    "read_split",
-    "training_keys",
-    "write_gt_depths",
-]
 
 DATASETS = {"kitti": KITTIRAWDataset, "kitti_odom": KITTIOdomDataset, "kitti_depth": KITTIDepthDataset}
 

@@ -7,24 +7,19 @@ C1, C2 = 0.01**2, 0.03**2
 SSIM_WEIGHT = 0.85
 
 
-def _local_mean(x):
+def local_mean(x):
     """Mean of each 3x3 neighbourhood; the border is mirrored by one pixel."""
     return F.avg_pool2d(F.pad(x, [1, 1, 1, 1], mode="reflect"), 3, stride=1)
 
 
-def _ssim_term(x, y, mean_y, mean_yy):
-    """clip((1 - SSIM) / 2, 0, 1), given the local means of y and of y squared."""
-    mean_x, mean_xx, mean_xy = _local_mean(x), _local_mean(x * x), _local_mean(x * y)
+def ssim_loss(x, y, mean_y, mean_yy):
+    """clip((1 - SSIM) / 2, 0, 1) of each pixel and channel, given the local means of y and of y squared."""
+    mean_x, mean_xx, mean_xy = local_mean(x), local_mean(x * x), local_mean(x * y)
     product, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
     # mean_xx + mean_yy - squares is the sum of both variances, mean_xy - product the covariance
     numerator = (2 * product + C1) * (2 * (mean_xy - product) + C2)
     denominator = (squares + C1) * (mean_xx + mean_yy - squares + C2)
     return paddle.clip((1 - numerator / denominator) / 2, 0, 1)
-
-
-def ssim_loss(x, y):
-    """The structural dissimilarity of each pixel and channel, in [0, 1], of the shape of x and y."""
-    return _ssim_term(x, y, _local_mean(y), _local_mean(y * y))
 
 
 class ReprojectionLoss:
@@ -37,13 +32,13 @@ class ReprojectionLoss:
     def __init__(self, target, use_ssim: bool = True):
         self.target, self.use_ssim = target, use_ssim
         if use_ssim:
-            self.mean, self.mean_of_squares = _local_mean(target), _local_mean(target * target)
+            self.mean, self.mean_of_squares = local_mean(target), local_mean(target * target)
 
     def __call__(self, images):
         difference = (self.target - images).abs().mean(axis=1, keepdim=True)
         if not self.use_ssim:
             return difference
-        ssim = _ssim_term(images, self.target, self.mean, self.mean_of_squares).mean(axis=1, keepdim=True)
+        ssim = ssim_loss(images, self.target, self.mean, self.mean_of_squares).mean(axis=1, keepdim=True)
         return SSIM_WEIGHT * ssim + (1 - SSIM_WEIGHT) * difference
 
 

@@ -14,15 +14,14 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int =
 
 
 class Conv3x3(nn.Layer):
-    """3x3 convolution; the border is mirrored by one pixel, or padded with zeros."""
+    """3x3 convolution of an input whose border is mirrored by one pixel."""
 
-    def __init__(self, inputs: int, outputs: int, use_reflection: bool = True):
+    def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.mode = "reflect" if use_reflection else "constant"
         self.conv = conv(inputs, outputs, 3)
 
     def forward(self, x):
-        return self.conv(F.pad(x, [1, 1, 1, 1], mode=self.mode))
+        return self.conv(F.pad(x, [1, 1, 1, 1], mode="reflect"))
 
 
 class ConvBlock(nn.Layer):

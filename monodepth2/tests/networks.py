@@ -10,14 +10,15 @@ import torch
 from shared.align.formula import formula_input
 from shared.convert import plan
 
-import models
 from alignment.paddle_side import PaddleSide
 from alignment.torch_side import TWIN_CODE, TorchSide
 from convert import STORED
 from datasets.transforms import intrinsics
 from golden_files import network_weights
-from losses import get_smooth_loss, ssim_loss
+from losses import photometric
+from models import geometry as port_geometry
 from models.layers import ConvBlock
+from models.resnet_encoder import first_convolution
 from options import parse_options, sources
 from reference import geometry, losses, network
 
@@ -28,14 +29,14 @@ class Port(PaddleSide):
     """This folder's Paddle code."""
 
     layers = SimpleNamespace(
-        disp_to_depth=models.disp_to_depth,
-        rotation=models.rot_from_axisangle,
-        translation_matrix=models.get_translation_matrix,
-        back_project=models.backproject_depth,
-        project=models.project_3d,
-        warp=models.warp,
-        ssim=ssim_loss,
-        smooth=get_smooth_loss,
+        disp_to_depth=port_geometry.disp_to_depth,
+        rotation=port_geometry.rot_from_axisangle,
+        translation_matrix=port_geometry.get_translation_matrix,
+        back_project=port_geometry.backproject_depth,
+        project=port_geometry.project_3d,
+        warp=port_geometry.warp,
+        ssim=lambda x, y: photometric.ssim_loss(x, y, photometric.local_mean(y), photometric.local_mean(y * y)),
+        smooth=photometric.get_smooth_loss,
         conv_block=ConvBlock,
     )
 
@@ -61,7 +62,7 @@ class Port(PaddleSide):
         return self.criterion(options).details(outputs, batch, noise)
 
     def first_convolution(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
-        return models.first_convolution(paddle.to_tensor(state["encoder.conv1.weight"]), 2).numpy()
+        return first_convolution(paddle.to_tensor(state["encoder.conv1.weight"]), 2).numpy()
 
 
 class Twin(TorchSide):

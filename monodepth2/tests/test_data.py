@@ -31,7 +31,7 @@ from data_sets import (
     write_split,
 )
 from datasets.kitti import KITTIDepthDataset, KITTIOdomDataset, KITTIRAWDataset
-from datasets.splits import Line
+from datasets.splits import Line, read_split
 from datasets.transforms import JitterDraw, adjust, draw_jitter
 from golden_files import files_of, golden
 from options import parse_options
@@ -45,7 +45,7 @@ with_pictures = pytest.mark.parametrize("folder", [name for name in files_of("da
 sides = pytest.mark.parametrize("side", ["port", "twin"])
 
 
-# ------------------------------------------------------------------------------------ A tree of one drive: frames 4, 5, 6 of both cameras, one scan, the calibration of the golden file
+# ------------------------------------------------------------------------------------ a tree of one drive
 
 
 def drawn_tree(root: Path, size: tuple[int, int] = (416, 125), count: int = 3, end: str = ".jpg") -> Path:
@@ -206,7 +206,7 @@ def test_golden_kitti_depth(folder, side, flip, tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------ Items on drawn pictures: port against twin, options, keys
+# ------------------------------------------------------------------------------------ items on drawn images
 
 
 def test_jitter_is_the_closed_form():
@@ -357,11 +357,11 @@ def test_truncated_jpeg(tmp_path):
 
 
 def test_two_words_and_long_indices(tmp_path):
-    lines = datasets.read_split(
+    lines = read_split(
         write_split(tmp_path, "image 0\nimage 499\n", "test_files.txt", "benchmark"), "benchmark", "test"
     )
     assert [(line.folder, line.index, line.side) for line in lines] == [("image", 0, None), ("image", 499, None)]
-    lines = datasets.read_split(write_split(tmp_path, f"{DRIVE} 0000000069 l\r\n"), "eigen_zhou", "train")
+    lines = read_split(write_split(tmp_path, f"{DRIVE} 0000000069 l\r\n"), "eigen_zhou", "train")
     assert lines[0][:3] == (DRIVE, 69, "l")
 
 

@@ -9,8 +9,7 @@ from PIL import Image
 
 from shared.tests.fuzz import fuzz_reader
 
-from datasets import read_gt_depths
-from datasets.ground_truth import write_gt_depths
+from datasets.ground_truth import read_gt_depths, write_gt_depths
 from datasets.kitti import load_depth_png
 from datasets.splits import read_split
 from datasets.velodyne import CAM_TO_CAM, VELO_TO_CAM, read_calibration, read_points

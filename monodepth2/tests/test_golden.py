@@ -13,7 +13,6 @@ from shared.align.formula import formula_input
 from shared.weights import as_numpy
 
 from golden_files import close, files_of, formula_weights, golden, official_shapes
-from models.layers import Conv3x3
 from networks import PORT, SIDES, TWIN, golden_batch, golden_images, golden_network, golden_noise, golden_options
 from options import parse_options
 from reference import official
@@ -150,9 +149,6 @@ def test_convolution_block(layers):
     side.fill(block, state)
     check("convblock", side.cast(block, given.dtype)(given("feat")))
     if side is PORT:
-        plain = Conv3x3(5, 4, use_reflection=False)
-        side.fill(plain, {name.removeprefix("conv."): array for name, array in state.items()})
-        check("conv3x3_zero_pad", side.cast(plain, given.dtype)(given("feat")))
         check("upsample", F.interpolate(given("feat"), scale_factor=2, mode="nearest"))
         resized = F.interpolate(given("disp"), (19, 19), mode="bilinear", align_corners=False)
         check("bilinear", resized, 1e-5, 1e-6)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
 import export_gt_depth
 from data_sets import CALIBRATION, Bomb, drawn_scan, refused, write_calibration, write_split
+from datasets import ground_truth as truth
 from reference import data as twin
 
 
@@ -42,11 +42,11 @@ def test_export_gt_depth(split, tmp_path, capsys):
     export_gt_depth.main(["--data_path", str(root), "--split", split, "--split_dir", str(root / "splits")])
     path = root / "splits" / split / "gt_depths.npz"
     assert str(path) in capsys.readouterr().out
-    maps = datasets.read_gt_depths(path)
+    maps = truth.read_gt_depths(path)
     for depth, reference in zip(maps, np.load(path, allow_pickle=True)["data"], strict=True):
         assert depth.dtype == reference.dtype == np.float32
         np.testing.assert_array_equal(depth, reference)
-    for depth, direct in zip(maps, datasets.ground_truth(root, split, root / "splits"), strict=True):
+    for depth, direct in zip(maps, truth.ground_truth(root, split, root / "splits"), strict=True):
         np.testing.assert_array_equal(depth, direct)
     if split == "eigen_benchmark":
         assert [depth.shape for depth in maps] == [(20, 30), (21, 30)]
@@ -71,17 +71,17 @@ def test_export_errors(tmp_path):
 
 def test_maps_of_one_size_and_plain_arrays(tmp_path):
     maps = [np.full((2, 3), value, np.float32) for value in (1, 2)]
-    datasets.write_gt_depths(tmp_path / "a.npz", maps)
+    truth.write_gt_depths(tmp_path / "a.npz", maps)
     np.savez(tmp_path / "b.npz", data=np.stack(maps))  # what the reference's old numpy made of equal sizes
     for name in ("a", "b"):
-        read = datasets.read_gt_depths(tmp_path / f"{name}.npz")
+        read = truth.read_gt_depths(tmp_path / f"{name}.npz")
         assert len(read) == 2 and np.array_equal(read, maps)
 
 
 def test_ground_truth_files_run_nothing(tmp_path):
     path = tmp_path / "gt.npz"
     np.savez(path, data=objects(np.zeros((2, 2), np.float32), Bomb(tmp_path / "touched")))
-    refused(lambda words: datasets.read_gt_depths(path), [], path, "nothing was executed")
+    refused(lambda words: truth.read_gt_depths(path), [], path, "nothing was executed")
     assert not (tmp_path / "touched").exists()
 
 
@@ -123,9 +123,9 @@ def objects(*values) -> np.ndarray:
 def test_damaged_ground_truth(content, tmp_path):
     path = tmp_path / "gt.npz"
     path.write_bytes(content)
-    refused(lambda words: datasets.read_gt_depths(path), [], path)
+    refused(lambda words: truth.read_gt_depths(path), [], path)
 
 
 def test_missing_ground_truth(tmp_path):
     path = tmp_path / "gt.npz"
-    refused(lambda words: datasets.read_gt_depths(path), [], path, "no such file", "export_gt_depth.py")
+    refused(lambda words: truth.read_gt_depths(path), [], path, "no such file", "export_gt_depth.py")

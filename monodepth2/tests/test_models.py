@@ -15,7 +15,8 @@ from datasets.transforms import intrinsics
 from engine import build_training, tie_breaking_noise, train_step
 from golden_files import close
 from losses import build_criterion
-from models import build_model, warp
+from models import build_model
+from models.geometry import warp
 from networks import PORT, TWIN
 from options import parse_options, sources
 from reference.losses import build_criterion as build_reference_criterion
