@@ -49,7 +49,9 @@ def _train(dtype: str):
 #: of the picture of the train stage
 PANELS = (
     Panel("loss", "training loss", "step", "cross-entropy"),
-    Panel("acc1", "top-1 on val (batch statistics)", "epoch", "percent", 1, level=(100 / TRAIN_CLASSES, "chance")),
+    Panel(
+        "acc1", "top-1 on val (batch statistics)", "epoch", "percent", first=1, level=(100 / TRAIN_CLASSES, "chance")
+    ),
 )
 
 STAGES = seven_stages(_forward, _loss, _backward, _train, PANELS, metric=Tolerance(absolute=1e-6))
