@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from shared.deploying.export import add_format_option, deliver, exported_engines
+from shared.deploying.export import add_format_option, deliver, differences_of, exported_engines
 from shared.running.launch import use_device
 
 from convert import load_official
@@ -39,14 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = options.val_crop_size
     images = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
     expected = predict(model, paddle.to_tensor(images))
-    scale = max(1.0, float(np.abs(expected).max()))  # float32 rounds in proportion to the logits
-
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         engines = exported_engines(export_graph(model, folder), options.format, options.device)
-        differences = {
-            name: (float(np.abs(engine(images) - expected).max() / scale), LIMIT) for name, engine in engines.items()
-        }
+        differences = differences_of(engines, images, expected, LIMIT)
         network = {name: getattr(options, name) for name in REMEMBERED_OPTIONS}
         network["classes"] = remembered_classes(options.weights)
         return deliver(folder, Path(options.output_dir), options.format, differences, network)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from shared.deploying.export import add_format_option, deliver, exported_engines
+from shared.deploying.export import add_format_option, deliver, differences_of, exported_engines
 from shared.running.launch import use_device
 
 from convert import load_official
@@ -41,13 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = np.random.default_rng(0).standard_normal(CHECKED).astype(np.float32)
     with paddle.no_grad():
         expected = model(paddle.to_tensor(images))["out"].numpy()
-    scale = max(1.0, float(np.abs(expected).max()))  # float32 rounds in proportion to the logits
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         engines = exported_engines(export_graph(model, folder), options.format, options.device)
-        differences = {
-            name: (float(np.abs(engine(images) - expected).max() / scale), LIMIT) for name, engine in engines.items()
-        }
+        differences = differences_of(engines, images, expected, LIMIT)
         network = {name: getattr(options, name) for name in NETWORK_OPTIONS}
         return deliver(folder, Path(options.output_dir), options.format, differences, network)
 

@@ -3,7 +3,7 @@
 import argparse
 
 from shared.align.curves import Panel
-from shared.align.papers import EQUAL, seven_stages
+from shared.align.papers import EQUAL, seven_stages, train_bounds
 from shared.diff import Tolerance
 
 from options import add_network_options
@@ -37,17 +37,7 @@ def _backward(dtype: str):
     return {".*/lr": Tolerance(1e-12), "operator/": smooth, ".*/gradient/": gradient, "": loss}
 
 
-def _train(dtype: str):
-    # Training amplifies rounding until two runs differ, torch from itself too (train_control.npz, drawn in the plot).
-    # So the first losses have tight bounds, and the last losses loose ones.
-    first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
-    return {
-        "mini/first_losses": first,
-        "mini/last_losses": Tolerance(0.15),
-        "mini/final_val_loss": Tolerance(0.15),
-        "mini/learns": EQUAL,
-        "curve/": Tolerance(0.5),
-    }
+_train = train_bounds(last_losses=Tolerance(0.15), final_val_loss=Tolerance(0.15))
 
 
 #: of the train stage's plot

@@ -3,7 +3,7 @@
 import argparse
 
 from shared.align.curves import Panel
-from shared.align.papers import EQUAL, seven_stages
+from shared.align.papers import seven_stages, train_bounds
 from shared.diff import Tolerance
 
 from .feeds import TRAIN_CLASSES
@@ -32,18 +32,9 @@ def _backward(dtype: str):
     return {".*/lr": Tolerance(absolute=1e-12), ".*/gradient/": gradient, "": loss}
 
 
-def _train(dtype: str):
-    # Training amplifies rounding: torch against itself in float64, from a start 1e-8 away, differs
-    # by 1e-8 at step 20, 1e-5 at step 30, 7e-4 at step 40, and by 2.5 % of the last loss and 1.3 points of top-1
-    # at the end (train_control.npz). So the beginning is compared tightly, and the end by what was learnt.
-    first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
-    return {
-        "mini/first_losses": first,
-        "mini/last_epoch_loss": Tolerance(0.20),
-        "mini/final_acc1": Tolerance(absolute=6.0),
-        "mini/learns": EQUAL,
-        "curve/": Tolerance(0.5),
-    }
+# Torch against itself in float64, from a start 1e-8 away, differs by 1e-8 at step 20, 1e-5 at step 30, 7e-4 at step 40,
+# and by 2.5 % of the last loss and 1.3 points of top-1 at the end (train_control.npz).
+_train = train_bounds(last_epoch_loss=Tolerance(0.20), final_acc1=Tolerance(absolute=6.0))
 
 
 #: of the picture of the train stage

@@ -3,7 +3,7 @@
 import argparse
 
 from shared.align.curves import Panel
-from shared.align.papers import EQUAL, seven_stages
+from shared.align.papers import EQUAL, seven_stages, train_bounds
 from shared.diff import Tolerance
 
 
@@ -50,17 +50,7 @@ def _backward(dtype: str):
     return {".*/lr": Tolerance(1e-12), ".*/gradient/": gradient, "": loss}
 
 
-def _train(dtype: str):
-    # Training amplifies rounding until two runs part, torch from itself too (train_control.npz, drawn in the plot). So
-    # the first losses have a tight bound, and the end is compared by what was learned.
-    first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
-    return {
-        "mini/first_losses": first,
-        "mini/last_losses": Tolerance(0.02),
-        "mini/final_abs_rel": Tolerance(absolute=0.03),
-        "mini/learns": EQUAL,
-        "curve/": Tolerance(0.5),
-    }
+_train = train_bounds(last_losses=Tolerance(0.02), final_abs_rel=Tolerance(absolute=0.03))
 
 
 #: of the plot of the train stage

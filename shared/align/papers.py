@@ -43,6 +43,20 @@ def seven_stages(
     )
 
 
+def train_bounds(**ends: Tolerance) -> Callable[[str], Tolerances]:
+    """The bounds of the train stage: tight ones of the first losses, and `ends` of what was learnt, by name.
+
+    Training amplifies rounding until two runs differ, two of torch as well (`train_control`, drawn in the plot).
+    """
+
+    def bounds(dtype: str) -> Tolerances:
+        first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
+        named = {f"mini/{name}": bound for name, bound in ends.items()}
+        return {"mini/first_losses": first, **named, "mini/learns": EQUAL, "curve/": Tolerance(0.5)}
+
+    return bounds
+
+
 def torch_structure(model: Any, weights: Path | None) -> dict[str, Any]:
     """A torch network's names and shapes, and the bits of the official file `weights`, for the stage structure."""
     official = read_torch(weights).tensors if weights else {}

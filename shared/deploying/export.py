@@ -118,6 +118,12 @@ def exported_engines(prefix: Path, formats: Sequence[str], device: str = "cpu") 
     return engines
 
 
+def differences_of(engines: Mapping[str, Engine], images: np.ndarray, expected: np.ndarray, limit: float) -> dict:
+    """{engine: (largest difference of its output, limit)}, relative to the largest value where that is above 1."""
+    scale = max(1.0, float(np.abs(expected).max()))  # float32 rounds in proportion to the values
+    return {name: (float(np.abs(engine(images) - expected).max() / scale), limit) for name, engine in engines.items()}
+
+
 def _named(arrays: Sequence[np.ndarray], names: Sequence[str] | None) -> Any:
     if names is None:
         (array,) = arrays

@@ -13,16 +13,8 @@ import numpy as np
 import pytest
 
 from shared import InputError
+from shared.tests.refusals import refusal
 from shared.weights import load_checkpoint, read_weights, save_checkpoint
-
-
-def refusal(path: Path, read=read_weights, **options) -> str:
-    """The one line with which a file is refused."""
-    with pytest.raises(InputError) as caught:
-        read(path, **options)
-    text = str(caught.value)
-    assert text.startswith(str(path)) and "\n" not in text and len(text) < len(str(path)) + 300
-    return text
 
 
 def test_checkpoints(tmp_path):

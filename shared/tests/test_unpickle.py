@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared import InputError
 from shared.files import Refused
-from shared.weights import read_pdparams, read_weights
+from shared.tests.refusals import refusal
+from shared.weights import read_pdparams
 from shared.weights.unpickle import load
 
 TENSORS = {"half": np.random.default_rng(5).standard_normal(5).astype(np.float16)}
@@ -25,15 +25,6 @@ def equal(a: dict, b: dict) -> bool:
     return form == [(name, array.dtype, array.shape) for name, array in b.items()] and all(
         a[name].tobytes() == b[name].tobytes() for name in a
     )
-
-
-def refusal(path: Path, read=read_weights, **options) -> str:
-    """The one line with which a file is refused."""
-    with pytest.raises(InputError) as caught:
-        read(path, **options)
-    text = str(caught.value)
-    assert text.startswith(str(path)) and "\n" not in text and len(text) < len(str(path)) + 300
-    return text
 
 
 class Call:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from shared import InputError
+from shared.tests.refusals import refusal
 from shared.weights import (
     as_numpy,
     read_pdparams,
@@ -48,15 +49,6 @@ def equal(a: dict, b: dict) -> bool:
 
 def torch_state(tensors=TENSORS) -> OrderedDict:
     return OrderedDict((name, torch.from_numpy(np.array(array))) for name, array in tensors.items())
-
-
-def refusal(path: Path, read=read_weights, **options) -> str:
-    """The one line with which a file is refused."""
-    with pytest.raises(InputError) as caught:
-        read(path, **options)
-    text = str(caught.value)
-    assert text.startswith(str(path)) and "\n" not in text and len(text) < len(str(path)) + 300
-    return text
 
 
 # ---------------------------------------------------------------- torch

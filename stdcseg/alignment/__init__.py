@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from shared.align.curves import Panel
-from shared.align.papers import EQUAL, seven_stages
+from shared.align.papers import EQUAL, seven_stages, train_bounds
 from shared.diff import Tolerance
 
 from options import NETWORK_OPTIONS, add_network_options
@@ -38,17 +38,7 @@ def _backward(dtype: str):
     return {".*/lr": Tolerance(1e-12), ".*/gradient/": gradient, ".*/groups/": EQUAL, ".*/step0/": first, "": loss}
 
 
-def _train(dtype: str):
-    # Training amplifies rounding until two runs differ, two of torch too (train_control.npz, drawn in the plot). So the
-    # first losses have a tight bound, and the end is compared by the result of the training.
-    first = {"float32": Tolerance(1e-3), "float64": Tolerance(1e-6)}[dtype]
-    return {
-        "mini/first_losses": first,
-        "mini/last_losses": Tolerance(0.25),
-        "mini/final_miou": Tolerance(absolute=0.10),
-        "mini/learns": EQUAL,
-        "curve/": Tolerance(0.5),
-    }
+_train = train_bounds(last_losses=Tolerance(0.25), final_miou=Tolerance(absolute=0.10))
 
 
 STAGES = seven_stages(
