@@ -18,7 +18,6 @@ from shared.tests.two_processes import alone, equal, gradients_of, main, network
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-
 from losses import build_criterion
 from models import build_model
 from optimizers import average_gradients

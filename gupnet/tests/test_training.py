@@ -54,12 +54,6 @@ def case(tmp_path_factory) -> Case:
                "--warmup 7"],
         unfit={"input_size": [64, -64], "writelist": ["Tram"]},
         other=("input_size", [96, 64]),
-        scripts={
-            "train.py": ["--data_path", data],
-            "evaluate.py": ["--data_path", data, "--weights", "WEIGHTS"],
-            "demo.py": ["--image_path", picture, "--weights", "WEIGHTS"],
-            "export.py": ["--weights", "WEIGHTS"],
-        },
         two=["--sync_bn", "--max_epoch", 1],
         two_stops=(1, 2),
         free=("options", "tasks", "weights", "history"),

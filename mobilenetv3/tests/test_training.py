@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import train
 from PIL import Image
 
 from shared import InputError
@@ -15,6 +14,7 @@ from shared.tests.training_suite import FILES, Case, TrainingSuite, one_line
 from shared.weights import load_checkpoint
 
 import evaluate
+import train
 from mini.draw import ensure_mini
 
 FOLDER = Path(__file__).resolve().parents[1]
@@ -38,7 +38,6 @@ def case(tmp_path_factory) -> Case:
         recipe=RECIPE,
         steps=15,
         stops=(7, 10),
-        batches=15,
         broken=picture,
         diverging=["--lr", "1e20", "--clip_grad_norm", "1e30"],
         diverges="loss is",
@@ -46,12 +45,6 @@ def case(tmp_path_factory) -> Case:
         unfit={"model": "resnet18", "num_classes": 2 * 10**9, "width_mult": -1, "reduced_tail": 1, "dilated": "no",
                "dropout": 2, "val_resize_size": -1, "val_crop_size": 60000, "interpolation": "area"},
         other=("dropout", 0.25),
-        scripts={
-            "train.py": ["--data_path", data],
-            "evaluate.py": ["--data_path", data, "--weights", "WEIGHTS"],
-            "demo.py": ["--image_path", picture, "--weights", "WEIGHTS"],
-            "export.py": ["--weights", "WEIGHTS"],
-        },
         two=["--batch_size", 4, "--sync_bn"],
         two_stops=(3, 7),
         files=(*FILES, "ema.pdparams"),

@@ -13,12 +13,11 @@ import paddle
 import paddle.distributed as dist
 
 from shared.norms import use_synchronised_batch_norm
-from shared.tests.two_processes import equal, main
+from shared.tests.two_processes import alone, equal, gradients_of, main, network_in_float64
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-
 from losses import build_criterion
 from models import build_model
 from options import parse_options
@@ -27,31 +26,23 @@ LIMIT = 1e-7  # Paddle's batch-norm operator keeps epsilon and momentum as float
 OPTIONS = "--model small --num_classes 10 --dropout 0 --label_smoothing 0.1".split()
 
 
-def gradients(model, network, images, labels) -> dict[str, np.ndarray]:
-    """Gradients and statistics of `network` through `model`: itself, or its parallel wrapper."""
-    criterion = build_criterion(parse_options(OPTIONS))
-    criterion(model(paddle.to_tensor(images)), paddle.to_tensor(labels))["loss"].backward()
-    found = {name: p.grad.numpy() for name, p in network.named_parameters() if p.grad is not None}
-    return found | {n: t.numpy() for n, t in network.state_dict().items() if n.endswith(("_mean", "_variance"))}
-
-
-def network_of(mode: str) -> paddle.nn.Layer:
-    """In float64; the same in every process."""
-    paddle.seed(0)
-    network = build_model(parse_options(OPTIONS))
-    network.to(dtype="float64")
-    network.train() if mode.startswith("train") else network.eval()
-    return network
+def gradients(images: np.ndarray, labels: np.ndarray, mode: str) -> dict[str, np.ndarray]:
+    options = parse_options(OPTIONS)
+    network = network_in_float64(build_model, options)
+    use_synchronised_batch_norm(network)
+    model = paddle.DataParallel(network) if dist.get_world_size() > 1 else network
+    model.eval() if mode == "eval" else model.train()
+    build_criterion(options)(model(paddle.to_tensor(images)), paddle.to_tensor(labels))["loss"].backward()
+    return gradients_of(network)
 
 
 def compare(mode: str) -> bool:
     rank, world = dist.get_rank(), dist.get_world_size()
     generator = np.random.default_rng(0)
     images, labels = generator.standard_normal((8, 3, 64, 64)), generator.integers(0, 10, 8)
-    whole, part = network_of(mode), network_of(mode)
-    use_synchronised_batch_norm(part)
-    together = gradients(paddle.DataParallel(part), part, images[rank::world], labels[rank::world])
-    return rank != 0 or equal(mode, together, gradients(whole, whole, images, labels), LIMIT, least=1e-5)
+    together = gradients(images[rank::world], labels[rank::world], mode)
+    with alone():
+        return rank != 0 or equal(mode, together, gradients(images, labels, mode), LIMIT, least=1e-5)
 
 
 if __name__ == "__main__":

@@ -38,13 +38,16 @@ def test_a_failure_of_one_process_is_told(tmp_path):
 
 
 def test_what_is_unequal_is_told(capsys):
-    alone = {"a": np.ones(4), "b": np.zeros(2)}
+    alone = {"a": np.ones(4), "b": np.zeros(2), "c": np.ones(1)}
     assert equal("a", alone | {"b": np.full(2, 1e-9)}, alone, 1e-6, least=1e-2)
     assert not equal("b", alone | {"a": np.full(4, 1 + 1e-3)}, alone, 1e-6, least=1e-2)
     lines = capsys.readouterr().out.splitlines()
-    assert "2 tensors equal" in lines[0] and "DIFFERENT, largest relative difference 1.00e-03 of a" in lines[1]
+    assert "3 tensors equal" in lines[0] and "DIFFERENT, largest relative difference 1.00e-03 of a" in lines[1]
+    assert not equal("c", alone | {"b": np.full(2, np.nan)}, alone, 1e-6, least=1e-2)
     with pytest.raises(AssertionError, match="'b'"):
-        equal("c", {"a": np.ones(4)}, alone, 1e-6, least=1e-2)
+        equal("d", {"a": np.ones(4)}, alone, 1e-6, least=1e-2)
+    with pytest.raises(AssertionError, match="zeros"):
+        equal("e", {"b": np.zeros(2)}, {"b": np.zeros(2)}, 1e-6, least=1e-2)
 
 
 # --------------------------------------------------------------------------------------------- in both of two processes

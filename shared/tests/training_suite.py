@@ -44,14 +44,14 @@ class Case:
     recipe: Sequence[str]  # the other options
     steps: int  # of the whole training
     stops: Sequence[int]  # steps at which one is stopped: within an epoch and at the end of one
-    batches: int  # that the log has a line of
-    broken: Path  # a file of the data, which a truncated one takes the place of
+    broken: Path  # an image to train on, which a truncated one takes the place of
     diverging: Sequence[str]  # options with which the second step diverges
     diverges: str  # what that line says
     wrong: Sequence[str]  # values of options that the command line refuses, each as words
     unfit: Mapping[str, Any]  # network options in a state file -> a value that no network has
     other: tuple[str, Any]  # a network option and another value of it
-    scripts: Mapping[str, Sequence]  # scripts that have --device -> options that they need
+    further_scripts: Sequence[str] = ()  # that take --device, --weights and --data_path
+    batches: int | None = None  # that the log has lines of, where they are not steps
     two: Sequence[str] = ()  # options of a training of two processes
     two_stops: tuple[int, int] = (1, 3)  # its steps: of the one that is stopped and resumed, and of all
     rate: str = "--lr"
@@ -187,7 +187,7 @@ class TrainingSuite:
         assert set(latest.arrays) == set(case.files)
         assert load_checkpoint(whole / "best").state["best"] is not None
         log = (whole / "train.log").read_text()
-        assert log.count("| batch ") == case.batches and log.count("time left:") == case.batches
+        assert log.count("| batch ") == log.count("time left:") == (case.batches or case.steps)
         assert "validation after" in log and not list(whole.rglob(".tmp*"))
         assert list((whole / "visualdl").glob("vdlrecords*"))
 
@@ -388,7 +388,7 @@ class TrainingSuite:
         )
         assert "absent" in line and "draw_mini.py" in line
         with pytest.raises(InputError, match="--data_path is missing"):
-            case.train.main(["--output_dir", str(output_dir)])
+            case.train.main(case.words(output_dir)[2:])
         assert "no such file or folder" in case.refusal(output_dir, "--weights", tmp_path / "absent")
         (tmp_path / "words.pdparams").write_bytes(b"words")
         assert "words.pdparams" in case.refusal(output_dir, "--weights", tmp_path / "words.pdparams")
@@ -405,17 +405,19 @@ class TrainingSuite:
     def test_values_that_options_do_not_take(self, case, tmp_path):
         for words in case.wrong:
             with pytest.raises(SystemExit) as ended:
-                case.run(tmp_path / "o", *words.split())
+                case.train.main([*case.words(tmp_path / "o")[:4], *words.split()])
             assert ended.value.code == 2, words
         assert not (tmp_path / "o").exists()
 
     def test_a_gpu_that_is_not_there(self, case, tmp_path):
-        for script, words in case.scripts.items():
-            words = [case.whole / "latest" if word == "WEIGHTS" else word for word in words]
+        data, weights = ["--data_path", case.data], ["--weights", case.whole / "latest"]
+        scripts = dict.fromkeys(["evaluate.py", *case.further_scripts], [*data, *weights])
+        scripts |= {"train.py": data, "export.py": weights, "demo.py": ["--image_path", case.broken, *weights]}
+        for script, words in scripts.items():
             finished = call_script(case.folder / script, *words, "--device", "gpu")
             assert "--device gpu: this Paddle is the CPU build" in one_line(finished), script
-        parsers = [file.name for file in case.folder.glob("*.py") if "use_device(" in file.read_text()]
-        assert set(parsers) <= set(case.scripts)
+        with_a_device = {file.name for file in case.folder.glob("*.py") if "use_device(" in file.read_text()}
+        assert with_a_device <= set(scripts)
 
     # --------------------------------------------------------------------------------------------------- further runs
 

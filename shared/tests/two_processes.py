@@ -4,12 +4,16 @@ A folder's tests/two_processes.py is what the launcher starts. It gives `main` a
 and trains by its own train.py.
 """
 
+import argparse
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import paddle
 import paddle.distributed as dist
 
 
@@ -26,6 +30,37 @@ def launch(script: Path, folder: Path, *argv) -> str:
     return finished.stdout
 
 
+def network_in_float64(build_model: Callable, options: argparse.Namespace) -> paddle.nn.Layer:
+    """A network in train mode, the same in every process."""
+    paddle.seed(0)
+    network = build_model(options)
+    network.to(dtype="float64")
+    network.train()
+    return network
+
+
+def gradients_of(network: paddle.nn.Layer) -> dict[str, np.ndarray]:
+    """Gradients of the parameters, and statistics of the batch norms."""
+    found = {name: p.grad.numpy() for name, p in network.named_parameters() if p.grad is not None}
+    return found | _statistics_of(network)
+
+
+def _statistics_of(network: paddle.nn.Layer) -> dict[str, np.ndarray]:
+    return {n: t.numpy() for n, t in network.state_dict().items() if n.endswith(("_mean", "_variance"))}
+
+
+def first_moments(network: paddle.nn.Layer, optimizer: paddle.optimizer.Adam) -> dict[str, np.ndarray]:
+    """What a step leaves: Adam's first moments, which are the gradients but for a factor; statistics of the norms."""
+    names = {parameter.name: name for name, parameter in network.named_parameters()}
+    moments = {names[name]: tensor.numpy() for name, tensor in optimizer._accumulators["moment1"].items()}
+    return moments | _statistics_of(network)
+
+
+def alone() -> contextlib.AbstractContextManager:
+    """A context in which this process computes as if there were no other."""
+    return mock.patch.object(dist, "get_world_size", lambda: 1)
+
+
 def equal(
     title: str, together: Mapping[str, np.ndarray], alone: Mapping[str, np.ndarray], limit: float, least: float
 ) -> bool:
@@ -34,17 +69,18 @@ def equal(
     A difference is relative to the tensor's norm, or to `least` where that is larger.
     """
     assert alone.keys() == together.keys(), sorted(alone.keys() ^ together.keys())
+    assert sum(bool(np.any(value)) for value in alone.values()) > len(alone) // 2, "most of it is zeros"
     differences = {
         name: np.linalg.norm(together[name] - value) / max(np.linalg.norm(value), least)
         for name, value in alone.items()
     }
-    worst = max(differences, key=differences.get)
-    verdict = "equal" if differences[worst] <= limit else "DIFFERENT"
+    worst = max(differences, key=lambda name: np.nan_to_num(differences[name], nan=np.inf))
+    right = bool(differences[worst] <= limit)
     print(
-        f"{dist.get_world_size()} processes against one, {title}: {len(alone)} tensors {verdict}, "
+        f"processes against one, {title}: {len(alone)} tensors {'equal' if right else 'DIFFERENT'}, "
         f"largest relative difference {differences[worst]:.2e} of {worst} (limit {limit:.0e})"
     )
-    return differences[worst] <= limit
+    return right
 
 
 def main(

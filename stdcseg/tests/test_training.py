@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import train
 from PIL import Image
 
 from shared import InputError
@@ -15,6 +14,7 @@ from shared.tests.training_suite import FILES, Case, TrainingSuite
 from shared.weights import load_checkpoint, read_weights
 
 import evaluate
+import train
 from mini.draw import ensure_mini
 from options import parse_options
 from reference.network import build_reference_classifier
@@ -38,7 +38,6 @@ def case(tmp_path_factory) -> Case:
         recipe=RECIPE,
         steps=12,
         stops=(3, 10),
-        batches=12,
         broken=picture,
         diverging=["--lr", "1e30", "--warmup_start_lr", "1e20"],
         diverges="loss",
@@ -46,12 +45,6 @@ def case(tmp_path_factory) -> Case:
         unfit={"backbone": "CatNetSmall", "num_classes": 2 * 10**9, "base": -1, "use_conv_last": 3,
                "use_boundary_2": "no", "use_boundary_4": 1, "use_boundary_8": "perhaps", "use_boundary_16": [True]},
         other=("use_conv_last", True),
-        scripts={
-            "train.py": ["--data_path", data],
-            "evaluate.py": ["--data_path", data, "--weights", "WEIGHTS"],
-            "demo.py": ["--image_path", picture, "--weights", "WEIGHTS"],
-            "export.py": ["--weights", "WEIGHTS"],
-        },
         two_stops=(2, 4),
         files=(*FILES, "criterion.pdparams"),
         varies=("history", "best"),
