@@ -24,10 +24,10 @@ from shared.deploying.benchmark import (
     TORCH,
     Bench,
     build_parser,
-    has_onnx,
     run_benchmark,
     show,
 )
+from shared.deploying.measure import has_onnx
 from shared.running.options import positive_int
 from shared.tables import text_table
 
