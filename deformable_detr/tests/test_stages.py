@@ -1,28 +1,13 @@
 """The stages of align.py that need no weights: both sides agree, and a slip in either is found."""
 
-import argparse
-from pathlib import Path
-
 import pytest
 
-from shared.align.record import Record
-from shared.diff import Diff, compare
-from shared.stages import Context
+from shared.tests.sides import judge
 
-import alignment
-from alignment import feeds, paddle_side, torch_side
+from alignment import feeds
 from mini.draw import ensure_mini
 from options import parse_options
 from reference import data, losses
-
-STAGES = {stage.name: stage for stage in alignment.STAGES}
-
-
-def judge(name: str, dtype: str, folder: Path, data_path: Path | None = None) -> Diff:
-    options = argparse.Namespace(weights=None, reference=None, data_path=data_path and str(data_path))
-    context = Context(dtype, folder, options)
-    sides = [Record(getattr(side, name)(context)) for side in (paddle_side, torch_side)]
-    return compare(*sides, STAGES[name].tolerance(dtype))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
