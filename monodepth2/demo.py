@@ -26,14 +26,14 @@ from matplotlib.colors import Normalize
 from paddle.nn import functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-from shared.files import atomic_write, one_line
+from shared.files import atomic_write
 from shared.pictures import find_pictures, output_stems, read_picture, work_through
 from shared.running.launch import use_device
 from shared.running.options import Group
 
 from convert import load_network, parse_options_for_weights
 from datasets.transforms import pyramid, to_array
-from datasets.velodyne import read_calibration, read_points
+from datasets.velodyne import read_calibration, read_points, read_values
 from engine import Predictor, dygraph_predictor
 from metrics import STEREO_SCALE
 from models.geometry import disp_to_depth
@@ -84,23 +84,10 @@ def read_projection(path: str) -> np.ndarray:
     """
     if Path(path).is_dir():
         return read_calibration(Path(path)).projections[2]
-    try:
-        lines = [line.split(":", 1) for line in Path(path).read_text(encoding="utf-8").splitlines() if ":" in line]
-        entries = {key.strip(): np.array(values.split(), float) for key, values in lines}
-        rectify, to_camera = np.eye(4), np.eye(4)
-        rectify[:3, :3] = entries["R0_rect"].reshape(3, 3)
-        to_camera[:3] = entries["Tr_velo_to_cam"].reshape(3, 4)
-        projection = entries["P2"].reshape(3, 4)
-        if not (np.isfinite(projection).all() and np.isfinite(rectify).all() and np.isfinite(to_camera).all()):
-            raise ValueError("NaN or Inf")
-        return projection @ rectify @ to_camera
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give --calib a folder or file of KITTI"
-        ) from error
-    except (ValueError, KeyError) as error:
-        text = "give a KITTI object calibration with P2, R0_rect and Tr_velo_to_cam, or a folder of KITTI raw's"
-        raise InputError(one_line(f"{path}: not understood ({error}); {text}")) from error
+    values = read_values(Path(path), {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)})
+    rectify, to_camera = np.eye(4), np.eye(4)
+    rectify[:3, :3], to_camera[:3] = values["R0_rect"], values["Tr_velo_to_cam"]
+    return values["P2"] @ rectify @ to_camera
 
 
 def project_scan(points: np.ndarray, projection: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.files import atomic_write, write_json
+from shared.files import atomic_write, reading, write_json
 from shared.running.launch import use_device
 from shared.running.sampling import EpochBatchSampler
 
@@ -39,13 +39,9 @@ def read_poses(options: argparse.Namespace) -> np.ndarray:
         raise InputError("--data_path is missing: give the folder of KITTI odometry, with sequences/ and poses/")
     sequence = read_split(options.split_dir, options.eval_split, "test")[0].folder
     path = Path(options.data_path) / "poses" / f"{sequence:>02}.txt"
-    try:
+    with reading(path, "cannot be read as rows of 12 numbers; put KITTI odometry's ground-truth poses there"):
         rows = [row.split() for row in path.read_text(encoding="utf-8").splitlines()]
         poses = np.array([row for row in rows if row], np.float64)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read; put KITTI odometry's ground-truth poses there") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not rows of 12 numbers; put KITTI odometry's ground-truth poses there") from error
     if poses.shape[1:] != (12,) or len(poses) < 2 or not np.isfinite(poses).all():
         raise InputError(
             f"{path}: numbers {list(poses.shape)}, wanted at least two rows of 12 finite ones; fetch it again"

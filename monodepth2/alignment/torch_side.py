@@ -86,7 +86,7 @@ class TorchSide:
         return errors.double().tolist(), ratio
 
     def monitor(self, depth: np.ndarray, gt: np.ndarray) -> list[float]:
-        return [float(value) for value in evaluation.monitor(torch.from_numpy(depth), torch.from_numpy(gt)).values()]
+        return evaluation.monitor(torch.from_numpy(depth), torch.from_numpy(gt)).double().tolist()
 
     def flip(self, plain: np.ndarray, mirrored: np.ndarray) -> torch.Tensor:
         return evaluation.flip_mean(torch.from_numpy(plain), torch.from_numpy(mirrored))

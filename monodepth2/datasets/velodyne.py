@@ -21,12 +21,15 @@ class Calibration(NamedTuple):
     projections: dict[int, np.ndarray]
 
 
-def _read_values(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The numbers under these keys in a file of `key: values` lines, float64 of these shapes."""
+def read_values(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The numbers under these keys in a file of `key: values` lines, float64 of these shapes.
+
+    InputError for a missing or malformed file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise InputError(f"{path}: is missing; unpack KITTI's calibration archive of that day there") from error
+        raise InputError(f"{path}: is missing; unpack KITTI's calibration archive there") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); unpack the calibration again") from error
     found = {}
@@ -58,8 +61,8 @@ def read_calibration(folder: str | Path) -> Calibration:
     """
     folder = Path(folder)
     shapes = {"R_rect_00": (3, 3), "P_rect_02": (3, 4), "P_rect_03": (3, 4), "S_rect_02": (2,)}
-    cameras = _read_values(folder / CAM_TO_CAM, shapes)
-    scanner = _read_values(folder / VELO_TO_CAM, {"R": (3, 3), "T": (3,)})
+    cameras = read_values(folder / CAM_TO_CAM, shapes)
+    scanner = read_values(folder / VELO_TO_CAM, {"R": (3, 3), "T": (3,)})
     width, height = cameras["S_rect_02"].astype(int).tolist()
     if not (0 < width < 1 << 15 and 0 < height < 1 << 15):
         raise InputError(f"{folder / CAM_TO_CAM}: S_rect_02 is not the size of an image; unpack the calibration again")

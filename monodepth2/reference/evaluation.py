@@ -9,7 +9,6 @@ import torch
 
 from .geometry import resize
 
-MONITOR = ("de/abs_rel", "de/sq_rel", "de/rms", "de/log_rms", "da/a1", "da/a2", "da/a3")
 _NEAR, _FAR = 1e-3, 80.0  # metres
 _MONITOR_SIZE = (375, 1242)
 _GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)  # top, bottom, left, right, as fractions
@@ -32,15 +31,15 @@ def depth_errors(truth: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
     return torch.stack(errors)
 
 
-def monitor(depth: torch.Tensor, truth: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Depth [B, 1, H, W], ground truth [B, 1, 375, 1242] in metres -> MONITOR's scalars (NOTES 5.8)."""
+def monitor(depth: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Depth [B, 1, H, W], ground truth [B, 1, 375, 1242] in metres -> the monitor's errors [7] (NOTES 5.8)."""
     predicted = resize(depth, _MONITOR_SIZE).clamp(_NEAR, _FAR)
     crop = (..., slice(153, 371), slice(44, 1197))
     predicted, truth = predicted[crop], truth[crop]
     known = truth > 0
     predicted, truth = predicted[known], truth[known]
     predicted = predicted * (truth.median() / predicted.median())  # torch's median: the lower middle value
-    return dict(zip(MONITOR, depth_errors(truth, predicted.clamp(_NEAR, _FAR)), strict=True))
+    return depth_errors(truth, predicted.clamp(_NEAR, _FAR))
 
 
 def median(values: torch.Tensor) -> torch.Tensor:

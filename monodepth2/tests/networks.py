@@ -29,12 +29,11 @@ class Port(PaddleSide):
     """This folder's Paddle code."""
 
     layers = SimpleNamespace(
-        disp_to_depth=port_geometry.disp_to_depth,
+        **vars(port_geometry),
         rotation=port_geometry.rot_from_axisangle,
         translation_matrix=port_geometry.get_translation_matrix,
         back_project=port_geometry.backproject_depth,
         project=port_geometry.project_3d,
-        warp=port_geometry.warp,
         ssim=lambda x, y: photometric.ssim_loss(x, y, photometric.local_mean(y), photometric.local_mean(y * y)),
         smooth=photometric.get_smooth_loss,
         conv_block=ConvBlock,
@@ -69,15 +68,7 @@ class Twin(TorchSide):
     """The torch twin."""
 
     layers = SimpleNamespace(
-        disp_to_depth=geometry.disp_to_depth,
-        rotation=geometry.rotation,
-        translation_matrix=geometry.translation_matrix,
-        back_project=geometry.back_project,
-        project=geometry.project,
-        warp=geometry.warp,
-        ssim=losses.ssim_error,
-        smooth=losses.smoothness,
-        conv_block=network.ConvBlock,
+        **vars(geometry), ssim=losses.ssim_error, smooth=losses.smoothness, conv_block=network.ConvBlock
     )
 
     def __init__(self):

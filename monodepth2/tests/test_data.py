@@ -38,10 +38,7 @@ from options import parse_options
 from reference import data as twin
 
 FRAMES = [0, -1, 1, "s"]
-TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
-
 folders = pytest.mark.parametrize("folder", files_of("data"))
-with_pictures = pytest.mark.parametrize("folder", [name for name in files_of("data") if name != "committed"])
 sides = pytest.mark.parametrize("side", ["port", "twin"])
 
 
@@ -109,7 +106,7 @@ def check_intrinsics(item: dict, figures) -> None:
         for name in ("K", "inv_K"):
             value = item[name, scale]
             assert value.dtype == np.float32
-            np.testing.assert_allclose(value, figures[f"data/{name}_{scale}"], **TOLERANCE)
+            np.testing.assert_allclose(value, figures[f"data/{name}_{scale}"], rtol=1e-6, atol=1e-6)
 
 
 @sides

@@ -283,14 +283,12 @@ def test_bad_options(words, said, tmp_path):
     refused(evaluate.main, [*where, *words], said)
 
 
-def test_missing_weights(tmp_path):
+def test_missing_weights(weights, tmp_path):
     refused(evaluate.main, ["--eval_mono"], "--weights is missing", "--ext_disp_to_eval")
     refused(evaluate.main, ["--weights", tmp_path / "none", "--eval_mono"], str(tmp_path / "none"), "no such file")
     refused(evaluate_pose.main, ["--eval_split", "odom_9"], "--weights is missing")
-
-
-def test_re_indexing_is_for_files(weights):
-    refused(evaluate.main, ["--weights", weights, "--eval_mono", "--eval_eigen_to_benchmark"], "--ext_disp_to_eval")
+    words = ["--weights", weights, "--eval_mono", "--eval_eigen_to_benchmark"]
+    refused(evaluate.main, words, "--ext_disp_to_eval")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +332,7 @@ def test_ground_truth_of_another_split_is_seen_before_predicting(drive, weights,
         (None, "cannot be read"),
         ("", "numbers [0]"),
         ("1 2 3\n4 5 6\n", "numbers [2, 3]"),
-        ("1 0 0 0 0 1 0 0 0 0 1 x\n", "not rows of 12 numbers"),
+        ("1 0 0 0 0 1 0 0 0 0 1 x\n", "rows of 12 numbers"),
         ("1 0 0 0 0 1 0 0 0 0 1 nan\n" * 2, "finite"),
         ("1 0 0 0 0 1 0 0 0 0 1 0\n" * 2, "2 pairs of images for 2 poses"),
     ],
@@ -347,14 +345,10 @@ def test_bad_poses(text, said, weights, tmp_path):
     refused(evaluate_pose.main, pose_words(root, weights), said)
 
 
-def test_poses_of_other_splits(weights, tmp_path):
-    refused(
-        evaluate_pose.main, ["--weights", weights, "--data_path", tmp_path, "--eval_split", "eigen"], "not a trajectory"
-    )
-
-
-def test_weights_without_pose_networks(tmp_path):
-    bare = official_folder(tmp_path / "bare", stereo=True)
+def test_weights_and_splits_without_poses(weights, tmp_path):
+    words = ["--weights", weights, "--data_path", tmp_path, "--eval_split", "eigen"]
+    refused(evaluate_pose.main, words, "not a trajectory")
     poses = np.tile(np.eye(4)[:3].ravel(), (3, 1))
     root = odometry_tree(tmp_path / "data", [drawn_image(207, 63, number) for number in range(3)], poses)
+    bare = official_folder(tmp_path / "bare", stereo=True)
     refused(evaluate_pose.main, pose_words(root, bare), "without a pose network")

@@ -122,10 +122,6 @@ def objects(*values) -> np.ndarray:
 )
 def test_damaged_ground_truth(content, tmp_path):
     path = tmp_path / "gt.npz"
+    refused(lambda words: truth.read_gt_depths(path), [], path, "no such file", "export_gt_depth.py")
     path.write_bytes(content)
     refused(lambda words: truth.read_gt_depths(path), [], path)
-
-
-def test_missing_ground_truth(tmp_path):
-    path = tmp_path / "gt.npz"
-    refused(lambda words: truth.read_gt_depths(path), [], path, "no such file", "export_gt_depth.py")
