@@ -30,7 +30,6 @@ from options import NETWORK_OPTIONS, parse_options
 from reference.network import build_reference
 from reference.resnet import BLOCKS, ResNet
 
-FOLDER = Path(__file__).resolve().parents[1]
 Shapes = dict[str, dict[str, tuple[int, ...]]]
 
 # ------------------------------------------------------------------------------------ Official folders
@@ -100,7 +99,7 @@ def official(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def converted(official) -> Path:
     """The same as `.pdparams`, by the command line."""
-    command = [sys.executable, str(FOLDER / "convert.py"), str(official), "stereo.pdparams"]
+    command = [sys.executable, convert.__file__, str(official), "stereo.pdparams"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=official.parent)
     assert finished.returncode == 0, finished.stderr
     assert "ResNet-18, 96x64: torch to Paddle: all" in finished.stdout and "wrote stereo.pdparams" in finished.stdout
