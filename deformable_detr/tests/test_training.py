@@ -10,7 +10,8 @@ from visualdl import LogReader
 
 from shared import InputError
 from shared.running.launch import Diverged
-from shared.tests.training_suite import Case, TrainingSuite
+from shared.tests.training_case import Case
+from shared.tests.training_suite import TrainingSuite
 from shared.weights import load_checkpoint, read_weights
 
 import train

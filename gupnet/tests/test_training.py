@@ -13,7 +13,8 @@ from visualdl import LogReader
 from shared import InputError
 from shared.align.formula import formula_state
 from shared.checked_json import read_as
-from shared.tests.training_suite import Case, TrainingSuite, damaged
+from shared.tests.training_case import Case, damaged
+from shared.tests.training_suite import TrainingSuite
 from shared.weights import load_checkpoint, read_weights
 
 import plot_htl

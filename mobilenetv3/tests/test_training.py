@@ -10,7 +10,8 @@ from PIL import Image
 
 from shared import InputError
 from shared.tests.scripts import call_script
-from shared.tests.training_suite import FILES, Case, TrainingSuite, one_line
+from shared.tests.training_case import FILES, Case, one_line
+from shared.tests.training_suite import TrainingSuite
 from shared.weights import load_checkpoint
 
 import evaluate

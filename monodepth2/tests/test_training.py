@@ -8,7 +8,8 @@ import pytest
 import torch
 from visualdl import LogReader
 
-from shared.tests.training_suite import Case, TrainingSuite
+from shared.tests.training_case import Case
+from shared.tests.training_suite import TrainingSuite
 from shared.weights import load_checkpoint, read_weights
 
 import convert

@@ -3,177 +3,25 @@
 Most of it runs in this process, through train.py's `main`; what signals end runs in processes of its own.
 """
 
+import importlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import paddle
 import pytest
 
 from shared import InputError
-from shared.running.state import TrainingState
 from shared.tests.amp import enabled_scaler
 from shared.tests.scripts import Script, call_script
-from shared.tests.two_processes import launch
+from shared.tests.training_case import damaged, one_line, replace, resumed, small_disk
 from shared.weights import load_checkpoint, read_weights, write_pdparams
-
-FILES = ("model.pdparams", "optimizer.pdopt")
-
-
-@dataclass
-class Case:
-    """A folder's small training: a few steps, of at least two epochs, in seconds."""
-
-    train: ModuleType  # the folder's train.py
-    data: Path
-    scratch: Path  # an empty folder
-    network: Sequence[str]  # options of train.py that say what network it is
-    recipe: Sequence[str]  # the other options
-    steps: int  # of the whole training
-    stops: Sequence[int]  # steps at which one is stopped: within an epoch and at the end of one
-    broken: Path  # an image to train on, which a truncated one takes the place of
-    diverging: Sequence[str]  # options with which the second step diverges
-    diverges: str  # what that line says
-    wrong: Sequence[str]  # values of options that the command line refuses, each as words
-    unfit: Mapping[str, Any]  # network options in a state file -> a value that no network has
-    other: tuple[str, Any]  # a network option and another value of it
-    further_scripts: Sequence[str] = ()  # that take --device, --weights and --data_path
-    batches: int | None = None  # that the log has lines of, where they are not steps
-    two: Sequence[str] = ()  # options of a training of two processes
-    two_stops: tuple[int, int] = (1, 3)  # its steps: of the one that is stopped and resumed, and of all
-    rate: str = "--lr"
-    files: Sequence[str] = FILES  # of a checkpoint, beside state.json
-    logs: Sequence[str] = ()  # text files that a resumed training ends with the same
-    varies: Sequence[str] = ()  # what a state holds of where a training was stopped
-    free: Sequence[str] = ("options",)  # in what of a state file values of any kind may be
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.train.__file__).parent
-
-    def words(self, output_dir: Path, *argv) -> list[str]:
-        """The command line of a training; what stands in `argv` wins over the recipe."""
-        where = ["--data_path", self.data, "--output_dir", output_dir, "--num_workers", 0]
-        return [*map(str, where), *self.network, *self.recipe, *map(str, argv)]
-
-    def run(self, output_dir: Path, *argv) -> int:
-        """Train in this process; the exit status."""
-        return self.train.main(self.words(output_dir, *argv))
-
-    def built(self, output_dir: Path, *argv) -> Any:
-        """The Trainer that train.py makes."""
-        return self._instead_of_training(lambda options, make_trainer: make_trainer(options), output_dir, *argv)
-
-    def options(self, output_dir: Path, *argv) -> Any:
-        """The options that train.py finds."""
-        return self._instead_of_training(lambda options, make_trainer: options, output_dir, *argv)
-
-    def _instead_of_training(self, act, output_dir: Path, *argv) -> Any:
-        with mock.patch.object(self.train, "run_training", act):
-            return self.run(output_dir, *argv)
-
-    def refusal(self, output_dir: Path, *argv) -> str:
-        """The one line that train.py says before it ends with status 2 (`shared.run`)."""
-        with pytest.raises(InputError) as refused:
-            self.run(output_dir, *argv)
-        assert "\n" not in str(refused.value)
-        return str(refused.value)
-
-    def start(self, output_dir: Path, *argv) -> Script:
-        return Script(self.folder / "train.py", *self.words(output_dir, *argv))
-
-    @cached_property
-    def whole(self) -> Path:
-        """The output of a training that nothing disturbed."""
-        assert self.run(self.scratch / "whole") == 0
-        return self.scratch / "whole"
-
-    @cached_property
-    def two_processes(self) -> Path:
-        """The outputs of two processes, `whole` and `stopped`, after what tests/two_processes.py compares."""
-        folder = self.scratch / "two"
-        folder.mkdir()
-        words = [folder, *self.two_stops, *self.words(folder, *self.two)]
-        printed = launch(self.folder / "tests/two_processes.py", folder, *words)
-        assert printed.count(" equal, largest relative difference") >= 2, printed
-        return folder
-
-    def copy(self, folder: Path) -> Path:
-        """A copy of the last checkpoint of `whole`; `replace` files of it, they are links."""
-        return Path(shutil.copytree((self.whole / "latest").resolve(), folder, copy_function=os.link))
-
-    def outcome(self, output_dir: Path) -> dict[str, Any]:
-        """Where a training has ended: the bytes of the files and the state of its last checkpoint."""
-        latest = output_dir / "latest"
-        left_out = ("seconds", "options", *self.varies)  # the clock's, and options that may change
-        state = {name: value for name, value in load_checkpoint(latest).state.items() if name not in left_out}
-        return state | {name: (latest / name).read_bytes() for name in self.files}
-
-
-def one_line(finished: Any, status: int = 2) -> str:
-    """The one line of a script that has ended so, warnings of imported packages aside."""
-    assert finished.returncode == status and "Traceback" not in finished.stderr, finished.stderr
-    lines = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, finished.stderr
-    return lines[0]
-
-
-def replace(file: Path, content: bytes | str | dict) -> None:
-    """Write a file, in JSON a dictionary, anew: where it was a link, the other file stays."""
-    file.unlink(missing_ok=True)
-    content = json.dumps(content) if isinstance(content, dict) else content
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """No file may become larger than `size` bytes: writing then fails as on a disk that is full."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def resumed(case: Case, output_dir: Path) -> tuple[Any, Mapping[str, int]]:
-    """A Trainer that has resumed `whole`, and the limits that it gives to counters."""
-    given, restore = [], TrainingState.restore
-
-    def note(state, path, limits):
-        given.append(limits)
-        restore(state, path, limits)
-
-    with mock.patch.object(TrainingState, "restore", note):
-        return case.built(output_dir, "--resume", case.whole / "latest"), given[0]
-
-
-WRONG = {dict: [], list: {}, str: 3, int: "x", float: "x", bool: "x", type(None): {}}
-
-
-def damaged(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
-    """Copies of a state, each with one value missing or of another kind: (where, copy). Of a list the first item."""
-    if path:
-        yield path, WRONG[type(value)]
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield (*path, key), {name: value[name] for name in value if name != key}
-            yield from ((where, value | {key: copy}) for where, copy in damaged(item, (*path, key)))
-    if isinstance(value, list) and value:
-        yield from ((where, [copy, *value[1:]]) for where, copy in damaged(value[0], (*path, 0)))
 
 
 class TrainingSuite:
@@ -195,11 +43,12 @@ class TrainingSuite:
 
     def test_killed_and_stopped_it_resumes_to_the_same_bits(self, case, tmp_path):
         """SIGKILL at random moments, then SIGINT, then SIGTERM; with workers and without. None leaves a process."""
-        choose, resume, output_dir = random.Random(0), [], tmp_path / "o"
+        choose, resume, output_dir, stopped = random.Random(0), [], tmp_path / "o", []
         stops = [(signal.SIGKILL, -9)] * 4 + [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
         for turn, (number, status) in enumerate(stops):
-            training = case.start(output_dir, "--checkpoint_steps", 1, "--num_workers", 2 * (turn % 2), *resume)
-            lines, wanted = 0, choose.randint(1, 2) if turn < 3 else 1
+            words = case.words(output_dir, "--checkpoint_steps", 1, "--num_workers", 2 * (turn % 2), *resume)
+            training, lines = Script(case.folder / "train.py", *words), 0
+            wanted = choose.randint(1, 2) if case.steps > 4 else 1
             for line in training.lines():
                 lines += "| batch " in line
                 if lines == wanted:
@@ -211,12 +60,14 @@ class TrainingSuite:
                     break
             finished = training.wait()
             assert finished.returncode in (0, status), finished.stderr  # 0: it was faster than the signal
+            stopped += [number] * (finished.returncode == status)
             resume = ["--resume", output_dir / "latest"]
             if finished.returncode == 0 or load_checkpoint(output_dir / "latest").state["step"] == case.steps:
                 shutil.rmtree(output_dir)  # nothing is left to interrupt: from the beginning again
                 resume = []
             elif number != signal.SIGKILL:
                 assert finished.stderr.strip().splitlines()[-1].endswith(f"--resume {output_dir / 'latest'}")
+        assert len(stopped) >= 4 and set(stopped) == {signal.SIGKILL, signal.SIGINT, signal.SIGTERM}
         assert case.run(output_dir, *resume) == 0
         assert case.outcome(output_dir) == case.outcome(case.whole)
 
@@ -249,21 +100,16 @@ class TrainingSuite:
             monkeypatch.setattr(f"{module}.build_scaler", lambda options: enabled_scaler(**settings), raising=False)
         as_on_a_gpu = partial(paddle.amp.auto_cast, enable=False, dtype="float16")
         monkeypatch.setattr("engine.mixed_precision", lambda options: as_on_a_gpu())
-        first, last = 1, 2
-        assert case.run(tmp_path / "one", "--max_steps", last) == 0
-        assert case.run(tmp_path / "two", "--max_steps", first) == 0
-        resume = ["--max_steps", last, "--resume", tmp_path / "two/latest"]
-        assert case.run(tmp_path / "two", *resume) == 0
+        resume = ["--resume", tmp_path / "two/latest"]
+        for name, *argv in (("one", 2), ("two", 1), ("two", 2, *resume)):
+            assert case.run(tmp_path / name, "--max_steps", *argv) == 0
         one, two = (case.outcome(tmp_path / name) for name in ("one", "two"))
         assert one == two and one["scaler"]["scale"] == [8.0]
         file = (tmp_path / "two/latest").resolve() / "state.json"
         state = json.loads(file.read_text())
-        for scaler in (None, {}, state["scaler"] | {"scale": ["x"]}, state["scaler"] | {"scale": 4.0}):
+        for scaler in (None, state["scaler"] | {"scale": ["x"]}, state["scaler"] | {"scale": 4.0}):
             replace(file, state | {"scaler": scaler})
-            if scaler == {}:  # trained without one
-                assert case.built(tmp_path / "o", *resume).state.scaler.state_dict()["scale"].tolist() == [4.0]
-            else:
-                assert "scaler" in case.refusal(tmp_path / "o", *resume)
+            assert "scaler" in case.refusal(tmp_path / "o", *resume)
 
     def test_another_training_is_not_resumed(self, case, tmp_path):
         output_dir, resume = tmp_path / "o", ["--resume", case.whole / "latest"]
@@ -377,21 +223,24 @@ class TrainingSuite:
         assert (case.outcome(output_dir), (output_dir / "best").readlink()) == before
         assert not list(tmp_path.rglob(".tmp*"))
 
-    def test_an_output_folder_that_cannot_be_written(self, case, tmp_path):
-        (tmp_path / "file").write_text("in the way")
-        assert f"{tmp_path / 'file'}" in case.refusal(tmp_path / "file")
-
-    def test_missing_data_and_weights(self, case, tmp_path):
-        output_dir = tmp_path / "o"
-        line = one_line(
-            call_script(case.folder / "train.py", *case.words(output_dir, "--data_path", tmp_path / "absent"))
-        )
+    def test_missing_data_weights_and_folders(self, case, tmp_path):
+        output_dir, evaluate = tmp_path / "o", importlib.import_module("evaluate").main
+        words = case.words(output_dir, "--data_path", tmp_path / "absent")
+        line = one_line(call_script(case.folder / "train.py", *words))
         assert "absent" in line and "draw_mini.py" in line
+        assert str(case.broken) in case.refusal(case.broken)  # a file where the output folder would be
         with pytest.raises(InputError, match="--data_path is missing"):
             case.train.main(case.words(output_dir)[2:])
-        assert "no such file or folder" in case.refusal(output_dir, "--weights", tmp_path / "absent")
-        (tmp_path / "words.pdparams").write_bytes(b"words")
-        assert "words.pdparams" in case.refusal(output_dir, "--weights", tmp_path / "words.pdparams")
+        with pytest.raises(InputError, match="--weights is missing"):
+            evaluate(["--data_path", str(case.data)])
+        cut = (case.whole / "latest/model.pdparams").read_bytes()[:999]
+        for name, content in (("absent", None), ("cut.pdparams", cut), ("empty.pth", b""), ("words.pth", b"words")):
+            says, words = (name if content is not None else "no such file"), ["--weights", str(tmp_path / name)]
+            if content is not None:
+                (tmp_path / name).write_bytes(content)
+            assert says in case.refusal(output_dir, *words)
+            with pytest.raises(InputError, match=says):
+                evaluate(["--data_path", str(case.data), *words])
         assert not output_dir.exists()
 
     @pytest.mark.parametrize("workers", [0, 2])

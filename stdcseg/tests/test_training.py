@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from shared import InputError
-from shared.tests.training_suite import FILES, Case, TrainingSuite
+from shared.tests.training_case import FILES, Case
+from shared.tests.training_suite import TrainingSuite
 from shared.weights import load_checkpoint, read_weights
 
 import evaluate
