@@ -1,19 +1,10 @@
-"""Imports in this folder are local: put it on the path and prepare Paddle, as its scripts do."""
+"""The paper's folder is on the path, and Paddle prepared, before a test is imported."""
 
-import os
-import sys
 from pathlib import Path
 
-import pytest
+from shared.tests.folder import prepare
 
-from shared import set_up
-
-set_up()
-# MKL's kernels are the same on every processor: with those of AVX-512 five float32 steps end elsewhere (NOTES 8.11)
-os.environ.setdefault("MKL_CBWR", "AVX2")
-pytest.register_assert_rewrite("shared.tests")  # its suites
-TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+prepare(Path(__file__).resolve().parent)
 
 
 def pytest_report_header() -> str:

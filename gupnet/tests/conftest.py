@@ -1,13 +1,12 @@
-"""Imports in this folder are local: put it on the path, as running one of its scripts does."""
+"""The paper's folder is on the path, and Paddle prepared, before a test is imported."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]
-pytest.register_assert_rewrite("shared.tests")  # so that the common suites' asserts show their values
+from shared.tests.folder import prepare
+
+prepare(Path(__file__).resolve().parent)
 
 
 def pytest_report_header() -> str:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 PRODUCT = """
-import os, sys, shared, numpy as np, paddle
+import os, sys, shared
+shared.set_up()
+import numpy as np, paddle
 x = paddle.to_tensor(np.random.default_rng(0).standard_normal((96, 300)).astype(np.float32))
 np.save(sys.argv[1], paddle.matmul(x, x, transpose_y=True).numpy())
 print(os.environ.get("MKL_DEBUG_CPU_TYPE"))

@@ -1,16 +1,10 @@
-"""Imports in this folder are local: put it on the path, as running one of its scripts does."""
+"""The paper's folder is on the path, and Paddle prepared, before a test is imported."""
 
-import sys
 from pathlib import Path
 
-import pytest
+from shared.tests.folder import prepare
 
-from shared import set_up
-
-set_up()
-TESTS = Path(__file__).resolve().parent
-pytest.register_assert_rewrite("shared.tests")  # its suites
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+prepare(Path(__file__).resolve().parent)
 
 
 def pytest_report_header() -> str:
