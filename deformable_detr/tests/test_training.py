@@ -26,28 +26,11 @@ NETWORK = """--max_size 64 --val_size 40 --num_classes 6 --backbone resnet18 --h
     --with_box_refine""".split()
 RECIPE = """--scales 32 40 --crop_sides 36 44 --crop_range 20 40 --pretrain_path scratch --batch_size 2 --epochs 2
     --lr_drop 1 --log_frequency 1""".split()
-UNFIT = {
-    "backbone": "resnet9",
-    "backbone_norm": 1,
-    "dilation": "no",
-    "position_embedding": "none",
-    "num_feature_levels": 0,
-    "enc_layers": 10**6,
-    "dec_layers": -1,
-    "dim_feedforward": 2 * 10**9,
-    "hidden_dim": 2 * 10**9,
-    "dropout": 1,
-    "nheads": 0,
-    "num_queries": 2 * 10**9,
-    "dec_n_points": -1,
-    "enc_n_points": 2.5,
-    "with_box_refine": 1,
-    "two_stage": "yes",
-    "aux_loss": 0,
-    "num_classes": 2 * 10**9,
-    "val_size": -1,
-    "max_size": 10**6,
-}
+UNFIT = {"backbone": "resnet9", "backbone_norm": 1, "dilation": "no", "position_embedding": "none",
+         "num_feature_levels": 0, "enc_layers": 10**6, "dec_layers": -1, "dim_feedforward": 2 * 10**9,
+         "hidden_dim": 2 * 10**9, "dropout": 1, "nheads": 0, "num_queries": 2 * 10**9, "dec_n_points": -1,
+         "enc_n_points": 2.5, "with_box_refine": 1, "two_stage": "yes", "aux_loss": 0, "num_classes": 2 * 10**9,
+         "val_size": -1, "max_size": 10**6}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def case(tmp_path_factory) -> Case:
         other=("input_size", [96, 64]),
         two=["--sync_bn", "--max_epoch", 1],
         two_stops=(1, 2),
-        free=("options", "tasks", "weights", "history"),
+        free=("options", "tasks", "weights", "sums", "history"),
     )  # fmt: skip
 
 

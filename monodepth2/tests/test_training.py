@@ -63,6 +63,7 @@ def case(tmp_path_factory) -> Case:
         further_scripts=["evaluate_pose.py", "demo_automask.py"],
         two=["--sync_bn", "--num_epochs", 1, "--batch_size", 1],
         two_stops=(1, 2),
+        kills=2,
         rate="--learning_rate",
         free=("options", "history"),
     )  # fmt: skip

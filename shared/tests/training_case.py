@@ -44,6 +44,7 @@ class Case:
     batches: int | None = None  # that the log has lines of, where they are not steps
     two: Sequence[str] = ()  # options of a training of two processes
     two_stops: tuple[int, int] = (1, 3)  # its steps: of the one that is stopped and resumed, and of all
+    kills: int = 4  # times that one is killed
     rate: str = "--lr"
     files: Sequence[str] = FILES  # of a checkpoint, beside state.json
     logs: Sequence[str] = ()  # text files that a resumed training ends with the same
