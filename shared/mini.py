@@ -60,14 +60,15 @@ def _holds(root: Path, record: dict) -> bool:
     """
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    maker = record["made_by"]
     try:
         found = read_record(root)
-        if found["made_by"] == maker:
+        if found["made_by"] == record["made_by"]:
             return {key: found.get(key) for key in record} == record
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise InputError(f"{root}: not a mini data set (no {RECORD} of {maker}), so it stays as it is; name another folder")
+    raise InputError(
+        f"{root}: not a mini data set (no {RECORD} of this drawing), so it stays as it is; name another folder"
+    )
 
 
 @contextmanager
