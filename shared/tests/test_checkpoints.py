@@ -1,5 +1,6 @@
 """Training checkpoints: whatever interrupts a save, and whenever, the link leads to a whole one."""
 
+import json
 import os
 import random
 import shutil
@@ -76,8 +77,11 @@ def test_folders_that_are_no_checkpoint(tmp_path):
     assert "without ema.pdparams" in refusal(tmp_path / "latest", load_checkpoint)
     (folder / "ema.pdparams").write_bytes((folder / "model.pdparams").read_bytes()[:-40])
     refusal(folder, load_checkpoint)
-    for text in ("", "[1]", "{}", '{"step": 1}', '{"step": 1, "checkpoint_files": ["../x"]}', "[" * 100_000, "\xff"):
+    for text in ("", "[1]", "{}", '{"step": 1}', "[" * 100_000, "\xff"):
         (folder / "state.json").write_text(text, encoding="latin1")
+        refusal(folder, load_checkpoint)
+    for names in (["../x"], ["a" * 300], ["a\nb"], [7], [str(number) for number in range(999)], ["ema.pdparams"] * 2):
+        (folder / "state.json").write_text(json.dumps({"step": 1, "checkpoint_files": names}))
         refusal(folder, load_checkpoint)
     (tmp_path / "best").mkdir()
     with pytest.raises(InputError, match="in the way"):

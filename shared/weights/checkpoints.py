@@ -15,6 +15,7 @@ from shared.weights.pdparams import read_pdparams, write_pdparams
 
 STATE_FILE = "state.json"
 STATE_FILES_KEY = "checkpoint_files"
+_NAME = r"\w[\w.-]{0,79}"  # of a listed file
 
 
 @dataclass
@@ -95,9 +96,11 @@ def _load_checkpoint(path: Path, folder: Path) -> Checkpoint:
     with reading(folder / STATE_FILE, "cannot be read; the checkpoint is damaged, resume from another"):
         state = json.loads((folder / STATE_FILE).read_bytes())
         names = state.pop(STATE_FILES_KEY, None) if isinstance(state, dict) else None
-        if not isinstance(names, list) or "step" not in state or any(Path(name).name != name for name in names):
+        if not isinstance(names, list) or "step" not in state or not all(re.fullmatch(_NAME, name) for name in names):
             raise Refused("not the state of a checkpoint of these projects")
+        if len(set(names)) != len(names):
+            raise Refused("lists a file twice; the checkpoint is damaged, resume from another")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{path}: an incomplete checkpoint, without {', '.join(missing)}; resume from another")
+        raise InputError(f"{path}: an incomplete checkpoint, without {', '.join(missing[:4])}; resume from another")
     return Checkpoint({name: read_pdparams(folder / name) for name in names}, state, path)
