@@ -38,7 +38,7 @@ class HierarchicalTaskLearning:
         if len(self.past_losses) == STAT_EPOCHS:
             diff = {task: self._mean_diff(task) for task in LOSS_GRAPH}
             self.init_diff = self.init_diff or diff
-            progress = min((epoch - STAT_EPOCHS) / max(max_epoch - STAT_EPOCHS, 1), 1.0)
+            progress = min(max(epoch - STAT_EPOCHS, 0) / max(max_epoch - STAT_EPOCHS, 1), 1.0)
             for task, pre_tasks in LOSS_GRAPH.items():
                 if pre_tasks:
                     weights[task] = _power(progress, 1 - self._control_weight(pre_tasks, diff))
@@ -62,5 +62,8 @@ class HierarchicalTaskLearning:
 
 
 def _power(progress: float, exponent: float) -> float:
-    """progress^exponent; 0 to a negative power is Inf, as in the reference's tensors."""
-    return float("inf") if progress == 0 and exponent < 0 else progress**exponent
+    """progress^exponent; Inf where it is too large, as in the reference's tensors, or a division by 0."""
+    try:
+        return progress**exponent
+    except (OverflowError, ZeroDivisionError):
+        return float("inf")

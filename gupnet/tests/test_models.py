@@ -168,6 +168,12 @@ def test_tasks_wait_for_those_before_them():
     flat = HierarchicalTaskLearning()
     weights = [flat.compute_weight(dict.fromkeys(LOSS_GRAPH, 1.0), epoch, 20)["heading_loss"] for epoch in range(7)]
     assert weights[:5] == [0] * 5 and np.isnan(weights[6])  # a first fall of 0, as in the reference
+    faster = HierarchicalTaskLearning()  # falls thousands of times as fast as at first: a power too large for a float
+    falls = [9.0, 9.0, 9.0, 9.0, 8.998, 5.0, 1.0, 1.0]
+    weights = [
+        faster.compute_weight(dict.fromkeys(LOSS_GRAPH, 1e3 * fall), epoch, 20) for epoch, fall in enumerate(falls)
+    ]
+    assert weights[7]["heading_loss"] == np.inf
 
 
 # ------------------------------------------------------------------------------------------------------- decoding
