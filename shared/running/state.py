@@ -20,15 +20,16 @@ from shared.files import finite, one_line
 from shared.weights import as_numpy, load_checkpoint, save_checkpoint
 
 MODEL, OPTIMIZER, TENSORS = "model.pdparams", "optimizer.pdopt", "criterion.pdparams"
+_CENTURY = 100 * 366 * 24 * 3600  # seconds; no training took longer
 
 
 class TrainingState:
     """The network, the optimiser, the loss scaler, further networks and tensors, and the progress of a training.
 
-    `progress` is a dataclass with the field `step`, whose fields are annotated with int, float, bool, str, None, Any,
-    list, dict, unions of them and further dataclasses; `restore` fills it. `networks` are further networks by their
-    file's stem ({"ema": average}), `tensors` trained tensors outside the network by name. `identity` is what a
-    continuation must share ({"samples": 120}); `free` names the options that it may change.
+    `progress` is a dataclass with the fields `step` and `seconds`, whose fields are annotated with int, float, bool,
+    str, None, Any, list, dict, unions of them and further dataclasses; `restore` fills it. `networks` are further
+    networks by their file's stem ({"ema": average}), `tensors` trained tensors outside the network by name. `identity`
+    is what a continuation must share ({"samples": 120}); `free` names the options that it may change.
     """
 
     def __init__(
@@ -73,9 +74,10 @@ class TrainingState:
         checkpoint = load_checkpoint(path)
         file = checkpoint.path / "state.json"
         progress = read_as(type(self.progress), checkpoint.state, file)
-        for name, limit in limits.items():
-            if not 0 <= getattr(progress, name) <= limit:
-                raise InputError(f"{file}: {name} is {getattr(progress, name)}, above {limit}; resume from another")
+        for name, limit in {**limits, "seconds": _CENTURY}.items():
+            value = getattr(progress, name)
+            if not 0 <= value <= limit:
+                raise InputError(f"{file}: {name} is {value}, not from 0 to {limit}; resume from another")
         self._require_same_training(checkpoint.state, path)
         further = [f"{name}.pdparams" for name in self.networks] + [TENSORS] * bool(self.tensors)
         arrays = {name: _tensors_of(checkpoint, name) for name in (MODEL, OPTIMIZER, *further)}

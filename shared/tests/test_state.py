@@ -19,6 +19,7 @@ from shared.tests.amp import enabled_scaler
 @dataclass
 class Progress:
     step: int = 0
+    seconds: float = 0.0
     epoch: int = 0
     best: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -81,7 +82,7 @@ def test_a_resumed_run_ends_at_the_same_bits(saved):
     run, latest = saved
     other = Run(2)
     other.state.restore(latest, {"step": 5, "epoch": 1})
-    assert other.progress == Progress(3, 0, None, run.progress.history, {"depth": 0.25})
+    assert other.progress == Progress(3, 0.0, 0, None, run.progress.history, {"depth": 0.25})
     assert other.train(2).bits() == run.train(2).bits()
 
 
@@ -119,7 +120,8 @@ def test_an_enabled_scaler_is_saved_and_restored(tmp_path):
         ({"step": "3"}, "step is str, where int"),
         ({"step": True}, "step is True"),
         ({"step": -1}, "step is -1"),
-        ({"step": 9}, "step is 9, above 5"),
+        ({"step": 9}, "step is 9, not from 0 to 5"),
+        ({"seconds": 1e308}, r"seconds is 1e\+308, not from 0 to"),
         ({"step": 10**400}, "cannot be read|step is"),
         ({"epoch": 1.5}, "epoch is 1.5"),
         ({"best": [1]}, "best is list"),
