@@ -11,6 +11,7 @@ from shared import InputError
 from shared.files import one_line
 
 _LARGEST = 10**15  # no count, number or time that these files hold is larger
+_DEEPEST = 20  # lists and objects within each other where any value may stand
 
 
 def read_as(kind: Any, value: Any, file: Path, name: str = "") -> Any:
@@ -41,6 +42,8 @@ def read_as(kind: Any, value: Any, file: Path, name: str = "") -> Any:
         return {key: read_as(arguments[1], item, file, _path(name, one_line(key)[:80])) for key, item in value.items()}
     if origin or not _is_plain(kind, value):
         raise _wrong(file, name, kind, value)
+    if kind is Any and not _is_shallow(value, _DEEPEST):
+        raise InputError(f"{file}: {name or 'its value'} is nested too deeply; resume from another")
     return float(value) if kind is float else value
 
 
@@ -52,6 +55,11 @@ def _is_plain(kind: Any, value: Any) -> bool:
     if kind in (type(None), None):
         return value is None
     return kind not in (int, float) and isinstance(value, kind)
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not items or (levels > 0 and all(_is_shallow(item, levels - 1) for item in items))
 
 
 def _path(name: str, field: str) -> str:

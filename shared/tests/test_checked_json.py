@@ -1,5 +1,6 @@
 """JSON values as annotated types."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,8 @@ def test_right_values(tmp_path):
         ({"inner": {"count": 3, "note": 4}}, "inner.note is 4"),
         ({"inner": {"count": 10**16, "note": ""}}, "inner.count is 10"),
         ({"inner": {"count": -(10**400), "note": ""}}, "inner.count is -10"),
+        ({"anything": json.loads("[" * 99 + "]" * 99)}, "anything is nested too deeply"),
+        ({"anything": {"a": json.loads('{"b": ' * 99 + "1" + "}" * 99)}}, "anything is nested too deeply"),
         ({"rates": {"a": "b"}}, "rates.a is str"),
         ({"rates": {"a\nb": None}}, "rates.a b is None"),
         ({"rates": {"a": float("nan")}}, "rates.a is nan"),
