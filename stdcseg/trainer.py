@@ -150,8 +150,9 @@ class Trainer:
     def _log_losses(self) -> None:
         """The line of every msg_iter steps: means since the last one."""
         progress, losses = self.progress, self.progress.losses
-        names = ["loss", *(name for name in losses[0] if name not in ("lr", "seconds", "loss")), "seconds"]
-        mean = {name: float(np.mean([values[name] for values in losses])) for name in names}
+        names = ["loss", *(name for name in losses[-1] if name not in ("lr", "seconds", "loss")), "seconds"]
+        # what a resumed state file holds of earlier steps may lack terms
+        mean = {name: float(np.mean([values[name] for values in losses if name in values])) for name in names}
         epoch, batch = divmod(progress.step - 1, self.sampler.steps_per_epoch)
         speed = self.options.n_img_per_gpu * self.world / mean.pop("seconds")
         left = progress.seconds * (self.options.max_iter / progress.step - 1)

@@ -106,6 +106,14 @@ def test_other_options_resume_too(case, tmp_path):
     np.testing.assert_array_equal(fuse_kernel(tmp_path / "one"), np.array([0.6, 0.3, 0.1], np.float32))
 
 
+def test_losses_of_earlier_steps_that_lack_terms(case, tmp_path):
+    assert case.run(tmp_path, "--max_steps", 1) == 0
+    copy = shutil.copytree((tmp_path / "latest").resolve(), tmp_path / "copy")
+    state = json.loads((copy / "state.json").read_text())
+    (copy / "state.json").write_text(json.dumps(state | {"losses": [{}, {"other": 1.0}]}))
+    assert case.run(tmp_path, "--resume", copy, "--max_steps", 2) == 0
+
+
 def test_starting_from_a_pretrained_backbone(case, tmp_path):
     """The official archive: a torch file of the classifier under "state_dict", named .tar."""
     torch.manual_seed(5)
