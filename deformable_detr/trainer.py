@@ -7,6 +7,7 @@ checkpoint needs no generator's state, and nothing depends on the loader's worke
 
 import argparse
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,8 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     best: float | None = None  # the largest AP so far
-    sums: dict[str, float] = field(default_factory=dict)  # of every term, the rate and the norm, in this epoch
+    # of every term, the rate and the norm, in this epoch; None in a file: Inf, where scaled gradients overflowed
+    sums: dict[str, float | None] = field(default_factory=dict)
     history: list[dict[str, int | float | None]] = field(default_factory=list)
 
 
@@ -113,6 +115,8 @@ class Trainer:
         options, steps = self.options, self.sampler.steps_per_epoch
         if options.resume:
             self.state.restore(options.resume, limits={"step": steps * options.epochs})
+            sums = self.progress.sums
+            self.progress.sums = {name: math.inf if value is None else value for name, value in sums.items()}
             for _ in range(self.step // steps):
                 self.scheduler.step()
             return

@@ -1,6 +1,7 @@
 """train.py as a user runs it: what every paper's training promises, and what this one's."""
 
 import json
+import math
 
 import numpy as np
 import paddle
@@ -87,6 +88,14 @@ def test_the_logs_of_the_reference(case):
     np.testing.assert_allclose(rates, [2e-4] * 3 + [2e-5] * 3, rtol=1e-6)
     assert {"val/AP", "train/loss_giou_0", "train/grad_norm"} <= set(reader.get_tags()["scalar"])
     assert {"val/detections/0", "val/detections/1"} <= set(reader.get_tags()["image"])
+
+
+def test_a_norm_of_scaled_gradients_that_overflowed_is_resumed_from(case, tmp_path):
+    """Under --amp on a GPU it may be Inf, and so is its sum in the checkpoint."""
+    training = case.built(tmp_path)
+    training.progress.sums = {"loss": 1.0, "grad_norm": math.inf}
+    training.state.save(tmp_path, "latest")
+    assert case.built(tmp_path, "--resume", tmp_path / "latest").progress.sums == training.progress.sums
 
 
 def test_what_the_optimiser_moves(case, tmp_path):
