@@ -178,7 +178,8 @@ class Trainer:
             metrics |= {f"ema_{name}": averaged[name] for name in ("acc1", "acc5", "loss")}
             shown += ["ema_acc1", "ema_acc5"]
         text = " | ".join(f"{name}: {metrics[name]:.3f}" for name in shown)
-        when = f"after epoch {history[-1]['epoch']:>3}" if history else "before the training"
+        epoch = history[-1].get("epoch") if history else None
+        when = "before the training" if epoch is None else f"after epoch {epoch:>3}"
         self.log.line(f"validation {when} | loss: {metrics['loss']:.4f} | {text}")
         if history:
             history[-1] |= {f"val_{name}": metrics[name] for name in ("acc1", "acc5", "loss")}

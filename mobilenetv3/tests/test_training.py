@@ -10,7 +10,7 @@ from PIL import Image
 
 from shared import InputError
 from shared.tests.scripts import call_script
-from shared.tests.training_case import FILES, Case, one_line
+from shared.tests.training_case import FILES, Case, one_line, replace
 from shared.tests.training_suite import TrainingSuite
 from shared.weights import load_checkpoint
 
@@ -111,6 +111,10 @@ def test_only_evaluates(case, tmp_path):
     expected = load_checkpoint(case.whole / "latest").state["history"][-1]
     assert f"acc1: {expected['val_acc1']:.3f}" in finished.stdout
     assert "--test_only" in one_line(call_script(FOLDER / "train.py", *argv, "--num_classes", 10))
+    copy = case.copy(tmp_path / "copy")
+    state = load_checkpoint(copy).state | {"checkpoint_files": case.files, "history": [{}]}
+    replace(copy / "state.json", state)
+    assert case.run(tmp_path / "o", "--test_only", "--resume", copy) == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo
