@@ -1,6 +1,7 @@
 """For tests: a folder's scripts as their users run them, but for the seconds that every start spends on imports.
 
-Each call is a process of its own, forked from one that has imported Paddle already (multiprocessing's fork server).
+Each call is a process of its own, forked from one that has imported Paddle and other slow packages already
+(multiprocessing's fork server).
 """
 
 import multiprocessing
@@ -15,7 +16,8 @@ from pathlib import Path
 
 GRACE = 10.0  # seconds that what a script has forked may outlive it
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["paddle", "visualdl", "shared.weights"])
+_SLOW = ["paddle", "visualdl", "scipy.optimize", "matplotlib.pyplot", "pycocotools.cocoeval", "shared.weights"]
+_CONTEXT.set_forkserver_preload(_SLOW)
 
 
 def _run(script: str, argv: list[str], files: list[str]) -> None:
