@@ -7,6 +7,7 @@ process: scripts call `set_up` before they import Paddle.
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import warnings
@@ -44,12 +45,18 @@ class InputError(ValueError):
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave the process with its exit status.
 
-    0 or what `main` returns; 2 with one line on stderr for an `InputError`; 130 for Ctrl-C.
+    0 or what `main` returns; 2 with one line on stderr for an `InputError`, or for a path that the system does not let
+    anyone, or this user, open; 130 for Ctrl-C.
     """
     try:
         status = main() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES) or not error.filename:
+            raise
+        print(f"error: {str(error.filename)!r:.200}: {error.strerror}; give another path", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

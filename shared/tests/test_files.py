@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from shared import InputError
+from shared import InputError, run
 from shared.files import atomic_write, atomic_write_text
 
 
@@ -35,3 +35,15 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
             assert content == content[:1] * 1_000_000
             seen.add(content[0])
     assert child.returncode == 0 and len(seen) > 1
+
+
+def test_a_path_that_the_system_refuses_is_one_line(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / ("a" * 300), tmp_path / "loop/a"):
+        with pytest.raises(SystemExit, match="2"):
+            run(lambda path=path: int(path.stat().st_size))
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: '{path}"[:200]) and line.endswith("; give another path\n")
+        assert line.count("\n") == 1
+    with pytest.raises(FileNotFoundError):
+        run(lambda: (tmp_path / "absent").stat().st_size)
