@@ -137,7 +137,8 @@ class Trainer:
                     spent = time.perf_counter() - began
                     progress.step += 1
                     progress.seconds += spent
-                    progress.losses.append(terms["loss"])
+                    # of all processes, which resume with those that the first has saved
+                    progress.losses.append(mean_over_processes({"loss": terms["loss"]})["loss"])
                     bar.update()
                     over = progress.step == last
                     if progress.step % options.log_frequency == 0 or over:
@@ -155,7 +156,7 @@ class Trainer:
     def _log_step(self, batch: dict, outputs: dict, terms: dict[str, float], spent: float) -> None:
         """The line of every log_frequency steps: the mean loss since the last one; and scalars and images."""
         progress = self.progress
-        loss = mean_over_processes({"loss": float(np.mean(progress.losses))})["loss"]
+        loss = float(np.mean(progress.losses))
         progress.losses.clear()
         rate = self.training.optimizer.get_lr()
         batch_index = (progress.step - 1) % self.sampler.steps_per_epoch

@@ -127,6 +127,15 @@ def test_two_processes_end_where_one_does(case, tmp_path):
     assert validated[1]["val_loss"] == pytest.approx(validated[0]["val_loss"], rel=1e-4)
 
 
+def test_a_checkpoint_holds_losses_of_all_processes(case, tmp_path, monkeypatch):
+    """Those since the last log line: all processes go on with them."""
+    training, saved = case.built(tmp_path, "--log_frequency", 2, "--checkpoint_steps", 1, "--max_steps", 2), []
+    monkeypatch.setattr("trainer.mean_over_processes", lambda figures: dict.fromkeys(figures, 7.0))
+    monkeypatch.setattr(training.state, "save", lambda *where: saved.append(list(training.progress.losses)))
+    training.train()
+    assert saved[0] == [7.0]
+
+
 def test_an_item_meets_the_same_noise_in_any_process(case, tmp_path, monkeypatch):
     options, batch = case.options(tmp_path), next(iter(case.built(tmp_path).loader))
     whole = tie_breaking_noise(batch, options, 0)
