@@ -54,7 +54,7 @@ class TrainingSuite:
             training, lines = Script(case.folder / "train.py", *case.words(output_dir, *words)), 0
             wanted = choose.randint(1, 2) if kills and case.steps > 4 else 1
             for line in training.lines():
-                lines += "| batch " in line
+                lines += "| batch " in line or not kills  # a signal may come with any line
                 if lines == wanted:
                     while kills and not (output_dir / "latest").exists():
                         time.sleep(0.01)
