@@ -16,6 +16,9 @@ from typing import Any, BinaryIO
 from shared import InputError
 
 
+LARGEST_STATE = 2**27  # bytes of a checkpoint's state.json
+
+
 class Refused(Exception):
     """A file holds what it must not. The text follows the file's name in the error that `reading` makes of it."""
 
@@ -136,11 +139,18 @@ def reading(path: Path, trouble: str) -> Iterator[None]:
         raise InputError(one_line(f"{path}: {trouble} ({type(error).__name__}: {str(error)[:120]})")) from error
 
 
-def read_json(path: str | Path, what: str, remedy: str = "make it anew") -> Any:
-    """The JSON value in a file; InputError of one line, which calls the file `what`, for anything else in it."""
+def read_json(path: str | Path, what: str, remedy: str = "make it anew", largest: float = math.inf) -> Any:
+    """The JSON value in a file of at most `largest` bytes; InputError of one line, which calls it `what`, otherwise."""
     path = Path(path)
     with reading(path, f"cannot be read as {what}; {remedy}"):
-        return json.loads(path.read_bytes())
+        return parsed_json(path, largest)
+
+
+def parsed_json(path: Path, largest: float = math.inf) -> Any:
+    """The JSON value in a file; Refused for a file of more than `largest` bytes, which would fill the memory."""
+    if path.stat().st_size > largest:
+        raise Refused(f"larger than {largest:,} bytes, which no such file is")
+    return json.loads(path.read_bytes())
 
 
 def head(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared import HelpFormatter, InputError
-from shared.files import one_line, read_json
+from shared.files import LARGEST_STATE, one_line, read_json
 
 
 def boolean(text: str) -> bool:
@@ -165,7 +165,7 @@ def read_state(weights: str | None) -> tuple[Path | None, dict[str, Any]]:
     file = (path if path.is_dir() else path.parent) / "state.json"
     if not file.is_file():
         return None, {}
-    state = read_json(file, "a checkpoint's state", "give another checkpoint")
+    state = read_json(file, "a checkpoint's state", "give another checkpoint", LARGEST_STATE)
     if not isinstance(state, dict):
         raise InputError(f"{file}: not a checkpoint's state; give another checkpoint")
     return file, state

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from shared import InputError
+from shared.running.options import read_state
 from shared.tests.refusals import refusal
 from shared.weights import load_checkpoint, read_weights, save_checkpoint
 
@@ -83,6 +84,9 @@ def test_folders_that_are_no_checkpoint(tmp_path):
     for names in (["../x"], ["a" * 300], ["a\nb"], [7], [str(number) for number in range(999)], ["ema.pdparams"] * 2):
         (folder / "state.json").write_text(json.dumps({"step": 1, "checkpoint_files": names}))
         refusal(folder, load_checkpoint)
+    os.truncate(folder / "state.json", 2**40)
+    for read in (load_checkpoint, read_state):
+        assert "larger than" in refusal(folder, read)
     (tmp_path / "best").mkdir()
     with pytest.raises(InputError, match="in the way"):
         save_checkpoint(tmp_path, "best", files, {"step": 1})

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from shared import InputError
-from shared.files import Refused, atomic_write_text, reading, remove_stale, sync_folder, temporary_name, write_error
+from shared.files import (
+    LARGEST_STATE,
+    Refused,
+    atomic_write_text,
+    parsed_json,
+    reading,
+    remove_stale,
+    sync_folder,
+    temporary_name,
+    write_error,
+)
 from shared.weights.contents import WeightFile
 from shared.weights.pdparams import read_pdparams, write_pdparams
 
@@ -94,7 +104,7 @@ def _load_checkpoint(path: Path, folder: Path) -> Checkpoint:
         hint = "; did you mean its latest?" if (folder / "latest" / STATE_FILE).is_file() else ""
         raise InputError(f"{path}: not a training checkpoint (it has no {STATE_FILE}){hint}")
     with reading(folder / STATE_FILE, "cannot be read; the checkpoint is damaged, resume from another"):
-        state = json.loads((folder / STATE_FILE).read_bytes())
+        state = parsed_json(folder / STATE_FILE, LARGEST_STATE)
         names = state.pop(STATE_FILES_KEY, None) if isinstance(state, dict) else None
         if not isinstance(names, list) or "step" not in state or not all(re.fullmatch(_NAME, name) for name in names):
             raise Refused("not the state of a checkpoint of these projects")
