@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 from shared import InputError
 
-
 LARGEST_STATE = 2**27  # bytes of a checkpoint's state.json
 
 
