@@ -15,7 +15,9 @@ COLOURS = {"Car": (255, 150, 30), "Pedestrian": (70, 190, 255), "Cyclist": (250,
 OTHER = (190, 190, 190)
 INK, PAPER, GRID = (28, 32, 38), (255, 255, 255), (214, 218, 224)
 NEAR = 0.2  # metres: edges are cut off at this depth
-LEAST_WIDTH = 1000  # pixels: smaller images are enlarged by a whole factor before boxes are drawn
+LEAST_WIDTH = 1000  # pixels: smaller images are enlarged by a whole factor before boxes are drawn,
+MOST_HEIGHT = 4000  # but not to more than this
+MOST_SIDE = 2000  # pixels: of the view from above beside a tall image
 SMALL = 60  # pixels: lower boxes are drawn with thin lines
 SUBPIXEL = 4  # fractional bits of OpenCV's coordinates
 
@@ -56,7 +58,7 @@ def draw_boxes(picture: Image.Image, objects: Objects, projection: np.ndarray) -
 
     DontCare, which has no 3D box, gets a thin 2D box.
     """
-    enlarged = max(1, -(-LEAST_WIDTH // picture.width))
+    enlarged = max(1, min(-(-LEAST_WIDTH // picture.width), MOST_HEIGHT // picture.height))
     if enlarged > 1:
         picture = picture.resize((picture.width * enlarged, picture.height * enlarged), Image.Resampling.BICUBIC)
     # the centre of pixel (0, 0) is at u = v = 0, before and after
@@ -141,12 +143,13 @@ def draw_results(picture: Image.Image, projection: np.ndarray, rows: Sequence[tu
     far = range_of([objects for _, objects in rows])
     drawn = [draw_boxes(picture, objects, projection) for _, objects in rows]
     width, height = drawn[0].size
-    side = max(height, 360)
+    side = min(max(height, 360), MOST_SIDE)
+    tall = max(height, side)
     band = max(14, width // 60)
-    canvas = Image.new("RGB", (width + side, len(rows) * (side + band)), PAPER)
+    canvas = Image.new("RGB", (width + side, len(rows) * (tall + band)), PAPER)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(round(0.8 * band))
     for k, (name, objects) in enumerate(rows):
-        top = k * (side + band)
+        top = k * (tall + band)
         present = [kind for kind in COLOURS if kind in objects.types]
         pen.text((6, top + band / 2), name, INK, font, anchor="lm")
         x = 12 + pen.textlength(name, font) + band

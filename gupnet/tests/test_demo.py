@@ -97,6 +97,13 @@ def test_boxes_are_drawn_where_the_projection_says():
         assert rows.max() == pytest.approx(2 * (96 + 300 * 1.5 / 9), abs=4)
 
 
+@pytest.mark.parametrize(("size", "drawn"), [((1, 300), (13 + 2000, 3900 + 14)), ((300, 1), (1200 + 360, 360 + 20))])
+def test_a_thin_picture_is_not_drawn_at_the_size_of_the_memory(size, drawn):
+    nothing = parse_objects([], Path("no.txt"))
+    found = drawing.draw_results(Image.new("RGB", size), np.eye(3, 4), [("results", nothing)])
+    assert found.size == drawn
+
+
 def test_segments_through_the_camera_are_cut():
     segments = np.array([[(0, 0, -5.0), (0, 0, -1)], [(1, 1, -1), (1, 1, 3)], [(1, 1, 2), (2, 1, 4)]])
     pixels, kept = drawing.project_segments(segments, P2)
