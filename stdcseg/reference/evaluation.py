@@ -1,6 +1,6 @@
 """The torch twin's evaluation: from logits to label maps, histogram and IoU (NOTES 7.1, 7.3).
 
-It shares no code with `metrics.py` and `inference.py` and computes differently where it can: one-hot products instead
+It shares no code with the package `metrics` and computes differently where it can: one-hot products instead
 of bin counts, windows by negative padding.
 """
 
