@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,4 +94,3 @@ if __name__ == "__main__":
     for one in (check, check_gradients, check_stop):
         one(dist.get_rank())
     print(f"process {dist.get_rank()}: as it should be")
-    sys.exit(0)
