@@ -16,6 +16,7 @@ import paddle
 import paddle.distributed as dist
 from paddle.utils import unique_name
 
+from shared.files import finite
 from shared.running.launch import StopRequest, build_scaler
 from shared.running.log import RunLog, batch_line
 from shared.running.processes import mean_over_processes
@@ -208,7 +209,7 @@ class Trainer:
             self._show_validation(metrics)
         trainable = sum(parameter.size for parameter in self.model.parameters() if not parameter.stop_gradient)
         line |= {"epoch": epoch, "n_parameters": trainable}
-        self.log.append("log.txt", json.dumps(line) + "\n")
+        self.log.append("log.txt", json.dumps(finite(line)) + "\n")
         if metrics and (progress.best is None or metrics["AP"] > progress.best):
             progress.best = metrics["AP"]
             self._save("best")
