@@ -35,7 +35,7 @@ def load_official(model, path, entry: str | None = None) -> convert.Report:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = convert.script_parser(
         __doc__,
-        "torch file (.pth, .pt, .safetensors), .pdparams or checkpoint folder",
+        "torch file (.pth, .pt), .pdparams or checkpoint folder",
         "file to write; its suffix decides the direction",
     )
     parser.add_argument("--entry", default=None, help="which part of a training checkpoint: model or model_ema")

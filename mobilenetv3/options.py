@@ -153,7 +153,6 @@ _OPTIONS = PaperOptions(
 )
 build_parser = _OPTIONS.build_parser
 parse_options = _OPTIONS.parse_options
-remembered_network = _OPTIONS.remembered_options
 remembered_options = _OPTIONS.remembered_options
 parse_options_for_weights = _OPTIONS.parse_options_for_weights
 
